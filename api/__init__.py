@@ -1,0 +1,1 @@
+"""The read API (Falcon, ASGI) and its dashboard."""

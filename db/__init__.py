@@ -1,0 +1,1 @@
+"""The only package that writes SQL. It imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""What stands outside the product: embedded servers, the simulator, gunicorn configuration, account lists."""

@@ -1,0 +1,1 @@
+"""Account lists that ship with the project."""

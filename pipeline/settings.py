@@ -1,0 +1,174 @@
+"""One typed, frozen object from the environment (and a `.env` file). Nothing else reads the environment.
+
+Every field is the setting's name in lower case: `db_pool_size` is `DB_POOL_SIZE`. What platforms bring of their own
+(credentials, `X_BASE_URL`, `RATE_LIMIT_X_PROFILES`) is gathered in `platforms`, by the names they declare.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pipeline import platforms
+from pipeline.limits import Rate
+from pipeline.platforms import Platform
+from pipeline.records import Kind, Source
+
+
+class SettingsError(Exception):
+    """One message that names every setting that is missing or wrong, and how to mend it."""
+
+
+class Settings(BaseSettings):
+    """The whole configuration of a process. Times end in `_s` (seconds)."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    database_url: SecretStr = Field(description="PostgreSQL, as postgresql://user:password@host/name")
+    database_read_replica_url: SecretStr | None = Field(None, description="a replica for the API's reads")
+    enable_read_replica: bool = Field(False, description="send the API's reads to the replica")
+    db_pool_size: int = Field(5, ge=1, description="connections kept open per process")
+    db_max_overflow: int = Field(10, ge=0, description="connections opened beyond the pool under load")
+    db_pool_timeout: float = Field(30, gt=0, description="seconds to wait for a connection")
+    db_pool_recycle: int = Field(3600, description="seconds after which a connection is replaced")
+    redis_url: SecretStr = Field(description="Redis, as redis://host:6379/0 or unix:///path?db=0")
+    broker_url: SecretStr | None = Field(None, description="the message broker, where it is not REDIS_URL")
+
+    simulator_url: str | None = Field(None, description="read every platform from this simulator; rows say so")
+    read_interval_s: int = Field(86_400, gt=0, description="seconds between two readings of an account")
+    posts_interval_s: int = Field(86_400, gt=0, description="seconds between two readings of its posts")
+    stale_after_s: int = Field(93_600, gt=0, description="an account not read for longer is stale")
+    posts_pages: int = Field(1, ge=1, description="most pages of posts read per account and reading")
+    engagement_days: int = Field(30, ge=1, description="engagement counts posts of this many days")
+
+    job_lease_s: float = Field(120, gt=0, description="a job not finished after this is given out again")
+    job_max_attempts: int = Field(5, ge=1, description="a job begun this often without an end has failed")
+    job_retention_days: int = Field(30, ge=1, description="finished jobs are kept this long")
+    backoff_base_s: float = Field(60, gt=0, description="first wait after a failure; doubles each time")
+    backoff_cap_s: float = Field(21_600, gt=0, description="longest wait between retries")
+    gone_recheck_s: float = Field(86_400, gt=0, description="first wait before a gone account is looked for again")
+    blocked_recheck_s: float = Field(3_600, gt=0, description="wait before a refused credential is tried again")
+    plan_ahead_s: float = Field(5, gt=0, description="seconds of a platform's allowance kept queued")
+    worker_concurrency: int = Field(4, ge=1, description="calls one worker process makes at a time")
+    http_deadline_s: float = Field(30, gt=0, description="total time one call may take")
+    http_user_agent: str = Field("rollcall/0.1", description="how Rollcall names itself to platforms")
+
+    bind: str = Field("127.0.0.1", description="address that the API and Flower listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port of the API and the dashboard")
+    web_concurrency: int = Field(2, ge=1, description="API processes")
+    read_threads: int = Field(8, ge=1, description="database reads at a time in one API process")
+    api_require_key: bool = Field(False, description="close reading to callers without a key")
+    cors_origins: str = Field("", description="origins allowed to read the API from a browser, comma-separated")
+    cache_entries: int = Field(1000, ge=1, description="answers kept in the memory of one API process")
+    cache_memory_s: float = Field(60, gt=0, description="longest time an answer stays in memory")
+
+    flower_port: int = Field(5555, ge=0, le=65535, description="port of Flower")
+    flower_basic_auth: SecretStr | None = Field(None, description="user:password of Flower; it stays closed without")
+    log_format: str = Field("console", pattern="^(console|json)$", description="console or json")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level logged")
+
+    platforms: Mapping[str, SecretStr] = Field({}, exclude=True, description="what platforms declare")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)  # `load_settings` gathers the environment: one place, testable
+
+    @field_validator("database_url", "database_read_replica_url")
+    @classmethod
+    def _psycopg2(cls, value: SecretStr | None) -> SecretStr | None:
+        """Read a bare `postgresql://` as psycopg2: SQLAlchemy 2.1 takes it for psycopg 3."""
+        if value is None:
+            return None
+        scheme, _, rest = value.get_secret_value().partition("://")
+        if scheme not in ("postgres", "postgresql", "postgresql+psycopg2"):
+            raise ValueError("is not a PostgreSQL address (postgresql://user:password@host/name)")
+        return SecretStr(f"postgresql+psycopg2://{rest}")
+
+    @property
+    def source(self) -> Source:
+        """Return what every row written by this process says of its origin."""
+        return "simulated" if self.simulator_url else "live"
+
+    @property
+    def broker(self) -> str:
+        """Return the broker's address in kombu's spelling."""
+        url = (self.broker_url or self.redis_url).get_secret_value()
+        path, _, query = url.removeprefix("unix://").partition("?")
+        if not url.startswith("unix://"):
+            return url
+        return f"redis+socket://{path}?{query.replace('db=', 'virtual_host=')}"
+
+    def base_url(self, platform: Platform) -> str:
+        """Return where a platform is read: the simulator, its `X_BASE_URL`, or its own address."""
+        if self.simulator_url:
+            suffix = "/{host}" if "{host}" in platform.base_url else ""
+            return f"{self.simulator_url.rstrip('/')}/{platform.name}{suffix}"
+        own = self.platforms.get(f"{platform.name.upper()}_BASE_URL")
+        return (own.get_secret_value() if own else platform.base_url).rstrip("/")
+
+    def rate(self, platform: Platform, kind: Kind) -> Rate:
+        """Return the limit of a kind of call: its setting, or what the platform publishes."""
+        own = self.platforms.get(f"RATE_LIMIT_{platform.name.upper()}_{kind.upper()}")
+        return Rate.parse(own.get_secret_value() if own else platform.calls[kind].limit)
+
+    def credential(self, name: str) -> SecretStr | None:
+        """Return a platform's credential; the simulator takes any, so there it is always set."""
+        return SecretStr("simulated") if self.simulator_url else self.platforms.get(name)
+
+    def lacks(self, platform: Platform) -> tuple[str, ...]:
+        """Return the names of the credentials that a platform needs and that are not set."""
+        return tuple(name for name in platform.needs if self.credential(name) is None)
+
+
+def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = None) -> Settings:
+    """Return the settings of this process; the environment outranks the `.env` file.
+
+    Raises SettingsError with every fault at once.
+    """
+    filed = dotenv_values(env_file or Path(".env"))
+    found = {k: v for k, v in filed.items() if v} | dict(os.environ if environ is None else environ)
+    declared = _declared()
+    faults = [
+        f"{name}: no platform has such a call; known are {', '.join(sorted(_of_rates(declared)))}"
+        for name in found
+        if name.startswith("RATE_LIMIT_") and name not in declared
+    ]
+    for name in _of_rates(declared) & found.keys():
+        try:
+            Rate.parse(found[name])
+        except ValueError as exc:
+            faults.append(f"{name}: {exc}")
+    values: dict[str, object] = {n: found[n.upper()] for n in Settings.model_fields if found.get(n.upper())}
+    values["platforms"] = {name: found[name] for name in declared & found.keys() if found[name]}
+    try:
+        settings = Settings(**values)  # type: ignore[arg-type]  # pydantic converts and validates
+    except ValidationError as exc:
+        # Never the input: a wrong DATABASE_URL holds a password.
+        faults += [f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in exc.errors(include_input=False)]
+    if faults:
+        raise SettingsError("Settings are missing or wrong:\n  " + "\n  ".join(sorted(faults)))
+    return settings
+
+
+def _declared() -> set[str]:
+    """Return every environment name that registered platforms bring."""
+    names: set[str] = set()
+    for platform in platforms.load().values():
+        upper = platform.name.upper()
+        names |= {f"{upper}_BASE_URL", *platform.needs, *platform.uses}
+        names |= {f"RATE_LIMIT_{upper}_{kind.upper()}" for kind in platform.calls}
+    return names
+
+
+def _of_rates(names: set[str]) -> set[str]:
+    return {name for name in names if name.startswith("RATE_LIMIT_")}

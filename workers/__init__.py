@@ -1,0 +1,1 @@
+"""Dedicated workers: one process type per platform, and the recorder."""
