@@ -130,12 +130,12 @@ class Settings(BaseSettings):
         return tuple(name for name in platform.needs if self.credential(name) is None)
 
 
-def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = None) -> Settings:
+def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
     """Return the settings of this process; the environment outranks the `.env` file.
 
     Raises SettingsError with every fault at once.
     """
-    filed = dotenv_values(env_file or Path(".env"))
+    filed = dotenv_values(env_file) if env_file else {}
     found = {k: v for k, v in filed.items() if v} | dict(os.environ if environ is None else environ)
     declared = _declared()
     faults = [
