@@ -1,0 +1,75 @@
+"""What platforms have in common: the declarations most of them leave empty, and one outcome per account."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
+
+from pipeline.errors import BadPage, Gone, ScrapeError, Transient
+from pipeline.platforms import Call, Client, Offers, Quota
+from pipeline.records import Account, Kind, Missing, Page, Post, Profile
+
+
+class Base:
+    """A platform without a reader, credentials or error shapes of its own; subclasses say what they have."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    handle_pattern: ClassVar[str]
+    offers = Offers()
+    calls: Mapping[Kind, Call] = {}
+    quota: Quota | None = None
+    needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+
+    def headers(self, http: Client) -> Mapping[str, str]:
+        return {}
+
+    def explain(self, page: Page) -> ScrapeError | None:
+        return None
+
+    def one_by_one(
+        self, accounts: Sequence[Account], read: Callable[[Account], Profile | Missing]
+    ) -> Iterator[Profile | Missing]:
+        """Read each account's part of a page: a part that isn't as documented is its own account's failure only."""
+        for account in accounts:
+            try:
+                yield read(account)
+            except BadPage as exc:
+                yield Missing(account_key=account.account_key, result="failed", reason=exc.reason)
+
+    def possible(self, accounts: Sequence[Account]) -> Sequence[Account]:
+        """Return the accounts whose handle the platform could have given out: one that it could not have fails a whole batch.
+
+        Raises Gone when none is left.
+        """
+        found = [account for account in accounts if self.is_possible(account)]
+        if not found:
+            raise Gone(self.name, self.impossible)
+        return found
+
+    def is_possible(self, account: Account) -> bool:
+        return re.fullmatch(self.handle_pattern, account.handle, re.IGNORECASE) is not None
+
+    @property
+    def impossible(self) -> str:
+        return f"not a handle that {self.title} gives out"
+
+    def known_id(self, account: Account) -> str:
+        """Return the platform's id of an account. Raises Transient before its profile has been read once."""
+        if account.external_id is None:
+            raise Transient(self.name, "its id isn't known yet: the profile is read first")
+        return account.external_id
+
+
+def gone(account: Account, reason: str) -> Missing:
+    return Missing(account_key=account.account_key, result="gone", reason=reason)
+
+
+def newest_first(posts: Sequence[Post]) -> tuple[Post, ...]:
+    return tuple(sorted(posts, key=lambda post: post.published_at, reverse=True))
+
+
+def total(*counts: int | None) -> int | None:
+    """Add up the counts that are told; None when none is."""
+    told = [count for count in counts if count is not None]
+    return sum(told) if told else None
