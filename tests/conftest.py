@@ -31,7 +31,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = given or server.url
     _admin(url, sql.SQL("DROP DATABASE IF EXISTS {}"), TEMPLATE)
     _admin(url, sql.SQL("CREATE DATABASE {}"), TEMPLATE)
-    migrate.upgrade(_named(url, TEMPLATE))
+    migrate.upgrade(_for_sqlalchemy(_named(url, TEMPLATE)))
     yield url
     if server:
         server.stop()
@@ -42,7 +42,7 @@ def database_url(postgres: str) -> Iterator[str]:
     """Return the address of an empty, migrated database of this test's own."""
     name = f"test_{uuid.uuid4().hex}"
     _admin(postgres, sql.SQL("CREATE DATABASE {} TEMPLATE {}"), name, TEMPLATE)
-    yield _named(postgres, name)
+    yield _for_sqlalchemy(_named(postgres, name))
     _admin(postgres, sql.SQL("DROP DATABASE {} WITH (FORCE)"), name)
 
 
@@ -90,3 +90,7 @@ def _named(url: str, name: str) -> str:
     """Return `url` with another database's name."""
     head, _, query = url.partition("?")
     return f"{head.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
+
+
+def _for_sqlalchemy(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg2://", 1)

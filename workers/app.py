@@ -1,0 +1,69 @@
+"""Composition root of a worker process: one platform, threads, its own three lanes."""
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from celery import Celery
+from redis import Redis
+
+from db.engine import make_engine
+from pipeline import lanes, log, platforms
+from pipeline.app import make_celery
+from pipeline.messages import Purger
+from pipeline.platforms import Platform
+from pipeline.settings import Settings, SettingsError, load_settings
+from workers.allowance import SharedAllowance
+from workers.consumer import Consumer
+from workers.http import HttpClient
+from workers.reset import Allowance
+from workers.scrape import Deps
+from workers.tasks import register
+
+
+def make_deps(settings: Settings, platform: Platform, celery: Celery) -> Deps:
+    """Return what a worker of `platform` needs. Connections open on first use."""
+    redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2)
+    engine = make_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.worker_concurrency,
+        max_overflow=0,
+        pool_timeout=settings.db_pool_timeout,
+        pool_recycle=settings.db_pool_recycle,
+        application_name=f"rollcall worker {platform.name}",
+    )
+    return Deps(
+        settings=settings,
+        engine=engine,
+        celery=celery,
+        platform=platform,
+        allowance=SharedAllowance(redis),
+        purger=Purger(celery, redis),
+        client=_clients(settings, platform),
+        now=lambda: datetime.now(UTC),
+    )
+
+
+def _clients(settings: Settings, platform: Platform) -> Callable[[Callable[[Allowance], None]], HttpClient]:
+    ...
+
+
+def main() -> None:
+    """Run the worker named on the command line until it is told to stop; then finish what is under way."""
+    known = platforms.load()
+    if len(sys.argv) != 2 or sys.argv[1] not in known:
+        sys.exit(f"usage: python -m workers PLATFORM, one of {', '.join(known)}")
+    platform = known[sys.argv[1]]
+    try:
+        settings = load_settings()
+    except SettingsError as exc:
+        sys.exit(str(exc))
+    log.configure(settings, f"worker_{platform.name}")
+    celery = make_celery(settings)
+    deps = make_deps(settings, platform, celery)
+    Consumer.allowance = deps.allowance
+    celery.conf.worker_consumer = Consumer
+    register(celery, deps)
+    queues = ",".join(queue.name for queue in lanes.queues(platform.name, settings.broker))
+    options = ["--pool=threads", f"--queues={queues}", f"--hostname={platform.name}@%h"]
+    celery.worker_main(["worker", *options, "--without-mingle", "--without-gossip"])

@@ -1,0 +1,72 @@
+"""The recorder: metrics messages become per-minute rollups in PostgreSQL. `python -m workers.recorder`."""
+
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+
+import structlog
+from kombu.exceptions import OperationalError
+
+from db import metrics
+from db.engine import DatabaseError, Engine, make_engine, transaction
+from pipeline import log as logs
+from pipeline.messages import Metric, receive_metrics
+from pipeline.settings import Settings, SettingsError, load_settings
+
+log = structlog.get_logger()
+
+RETRY_S = 1.0
+
+
+def roll_up(found: Sequence[Metric]) -> list[metrics.Rollup]:
+    """Return one row per minute, platform, kind, lane and outcome. Pure."""
+    rows: dict[tuple[datetime, str, str, str, str], list[Metric]] = {}
+    for metric in found:
+        minute = metric.at.replace(second=0, microsecond=0)
+        rows.setdefault((minute, metric.platform, metric.kind, metric.lane, metric.outcome), []).append(metric)
+    return [
+        metrics.Rollup(
+            *key,
+            calls=len(group),
+            accounts=sum(m.accounts for m in group),
+            failed_accounts=sum(m.failed_accounts for m in group),
+            duration_s=sum(m.duration_s for m in group),
+            longest_s=max(m.duration_s for m in group),
+        )
+        for key, group in rows.items()
+    ]
+
+
+def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+    """Record until `stop`. Messages that could not be written are not acknowledged and come again."""
+
+    def keep(found: Sequence[Metric]) -> None:
+        with transaction(engine) as conn:
+            metrics.add(conn, roll_up(found))
+
+    while not stop.is_set():
+        try:
+            receive_metrics(settings.broker, keep, stop)
+        except (DatabaseError, OperationalError, OSError) as exc:
+            log.error("recorder_waits", error=type(exc).__name__)
+            stop.wait(RETRY_S)
+
+
+def main() -> None:
+    try:
+        settings = load_settings()
+    except SettingsError as exc:
+        sys.exit(str(exc))
+    logs.configure(settings, "recorder")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    engine = make_engine(settings.database_url.get_secret_value(), pool_size=1, application_name="rollcall recorder")
+    run(settings, engine, stop)
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Thin Celery doors, one per platform and kind of call: Celery keeps one rate limit per task name."""
+
+from typing import Any
+
+from celery import Celery
+
+from pipeline.messages import task_name
+from workers.scrape import Deps, run_job
+
+
+def register(celery: Celery, deps: Deps) -> None:
+    """Give the application a task for every kind of call of its platform."""
+    for kind, call in deps.platform.calls.items():
+        celery.task(
+            _door(deps),
+            name=task_name(deps.platform.name, kind),
+            rate_limit=deps.settings.rate(deps.platform, kind).for_celery,
+            ignore_result=True,
+            # The consumer's bucket reads these.
+            platform=deps.platform,
+            call=call,
+        )
+
+
+def _door(deps: Deps) -> Any:
+    def door(job_id: str) -> None:
+        run_job(job_id, deps)
+
+    return door
+
+
