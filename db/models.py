@@ -97,14 +97,20 @@ scrape_state = Table(
     Column("failures", Integer, nullable=False, server_default="0", comment="in a row"),
     Column("result", Text, comment="of the last attempt: ok, gone, failed or blocked; null before the first"),
     Column("reason", Text),
+    Column(
+        "explained",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="result and reason say why the platform can't be read at all, not how an attempt ended",
+    ),
     Column("last_attempt_at", UTC),
     Column("last_success_at", UTC),
     CheckConstraint("subject IN ('profile', 'posts')", name="subject"),
     CheckConstraint("result IN ('ok', 'gone', 'failed', 'blocked')", name="result"),
-    # Every reading updates its row: room on the page keeps the updates HOT.
-    postgresql_with={"fillfactor": "70"},
 )
-# claims.claim_due: of one platform, kind of call and lane, the core accounts first, then the longest due.
+# claims.claim_due: of one platform, kind of call and lane, the core accounts first, then the longest due. The host
+# comes last, so that rows of other hosts are passed over in the index.
 Index(
     "ix_scrape_state_claim",
     scrape_state.c.platform,
@@ -112,10 +118,13 @@ Index(
     (scrape_state.c.failures > 0),
     scrape_state.c.is_core.desc(),
     scrape_state.c.next_due_at,
+    scrape_state.c.host,
     postgresql_where=scrape_state.c.job_id.is_(None),
 )
 # claims: the accounts of a job.
 Index("ix_scrape_state_job_id", scrape_state.c.job_id, postgresql_where=scrape_state.c.job_id.is_not(None))
+# claims.clear_explained: usually none.
+Index("ix_scrape_state_explained", scrape_state.c.platform, postgresql_where=text("explained"))
 
 scrape_job = Table(
     "scrape_job",
@@ -138,7 +147,6 @@ scrape_job = Table(
     Column("outcomes", JSONB, comment="[{account_key, result, reason}] once it has finished"),
     CheckConstraint("lane IN ('user_requested', 'core', 'retry')", name="lane"),
     CheckConstraint("state IN ('queued', 'running', 'succeeded', 'partly_failed', 'failed')", name="state"),
-    postgresql_with={"fillfactor": "70"},
 )
 # plan: how much is queued per platform and kind; claims.expired: leases that ran out.
 Index(
@@ -196,6 +204,7 @@ account_latest = Table(
     Column("precision", Text, nullable=False),
     CheckConstraint(_SOURCES, name="source"),
     CheckConstraint(_PRECISIONS, name="precision"),
+    # Every reading updates its row, and none of its indexed columns: room on the page keeps that HOT.
     postgresql_with={"fillfactor": "70"},
     comment="the newest snapshot of each account, kept in the same transaction",
 )
