@@ -14,6 +14,10 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 
+_HOSTS = 64  # servers that a platform of many servers (Mastodon) keeps connections to
+_CONNECTIONS_PER_HOST = 16
+
+
 class _Reader(io.RawIOBase):
     """Reads from a socket until a moment on the monotonic clock; then raises TimeoutError."""
 
@@ -65,8 +69,11 @@ class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
-def make_pool(*, hosts: int, connections_per_host: int) -> PoolManager:
-    """Return a pool of kept-alive connections. Give it `Timeout(total=…)`: that is the deadline of a whole answer."""
-    pool = PoolManager(num_pools=hosts, maxsize=connections_per_host)
+def make_pool() -> PoolManager:
+    """Return a pool of kept-alive connections, for all threads of a process.
+
+    Give its requests `Timeout(total=…)`: that is the deadline of a whole answer.
+    """
+    pool = PoolManager(num_pools=_HOSTS, maxsize=_CONNECTIONS_PER_HOST)
     pool.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
     return pool

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from pydantic import SecretStr
-from urllib3 import BaseHTTPResponse, Timeout
+from urllib3 import BaseHTTPResponse, PoolManager, Timeout
 from urllib3.exceptions import (
     ConnectTimeoutError,
     DecodeError,
@@ -25,14 +25,10 @@ from urllib3.exceptions import (
 from pipeline.errors import BadPage, Gone, NotAllowed, PlatformDown, RateLimited, ScrapeError, TimedOut
 from pipeline.platforms import Platform
 from pipeline.records import Page
-from workers.deadline import make_pool
 from workers.reset import Allowance, allowance, retry_at
 
 LARGEST_BODY_BYTES = 20 * 1024 * 1024
 _CONNECT_S = 5.0
-# A platform that is many servers keeps a connection to each of these.
-_HOSTS = 64
-_CONNECTIONS_PER_HOST = 16
 
 # What a page says that wants a person: a bot check or a login. Nothing here tries to pass one.
 _WALL = re.compile(
@@ -45,15 +41,17 @@ _WALL_STATUSES = (200, 401, 403, 503)
 
 
 class HttpClient:
-    """A `pipeline.platforms.Client`, bound to one platform. Threads may share it: one per process.
+    """A `pipeline.platforms.Client`, bound to one platform. Cheap to make and safe to share between threads.
 
-    `credentials` holds what is set, by environment name. `heed` is told what every answer's headers say of the limit.
+    `pool` (from `make_pool`) holds the kept-alive connections: one per process. `credentials` holds what is set, by
+    environment name. `heed` is told what each answer's headers say of the limit.
     """
 
     def __init__(
         self,
         platform: Platform,
         *,
+        pool: PoolManager,
         base_url: str,
         credentials: Mapping[str, SecretStr],
         deadline_s: float,
@@ -62,6 +60,7 @@ class HttpClient:
         heed: Callable[[Allowance], None],
     ) -> None:
         self._platform = platform
+        self._pool = pool
         self._base_url = base_url.rstrip("/")
         self._credentials = credentials
         self._timeout = Timeout(total=deadline_s, connect=min(_CONNECT_S, deadline_s))
@@ -69,7 +68,6 @@ class HttpClient:
         self._user_agent = user_agent
         self._now = now
         self._heed = heed
-        self._pool = make_pool(hosts=_HOSTS, connections_per_host=_CONNECTIONS_PER_HOST)
 
     def credential(self, name: str) -> str | None:
         """Return the credential with this environment name, or None when it is not set."""

@@ -33,6 +33,12 @@ class Node:
             raise self.bad(name)
         return [Node(self._platform, value, f"{self._at(name)}[{i}]") for i, value in enumerate(found)]
 
+    def need_nodes(self, name: str) -> Sequence["Node"]:
+        """Return the objects of a list that must be there, if only as an empty one."""
+        if not self.has(name):
+            raise self.bad(name)
+        return self.nodes(name)
+
     def has(self, name: str) -> bool:
         return self._fields.get(name) is not None
 

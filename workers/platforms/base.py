@@ -38,9 +38,9 @@ class Base:
                 yield Missing(account_key=account.account_key, result="failed", reason=exc.reason)
 
     def possible(self, accounts: Sequence[Account]) -> Sequence[Account]:
-        """Return the accounts whose handle the platform could have given out: one that it could not have fails a whole batch.
+        """Return the accounts that can be asked for. Raises Gone when there is none.
 
-        Raises Gone when none is left.
+        A name that the platform could never have given out makes it refuse the whole batch.
         """
         found = [account for account in accounts if self.is_possible(account)]
         if not found:
@@ -48,7 +48,8 @@ class Base:
         return found
 
     def is_possible(self, account: Account) -> bool:
-        return re.fullmatch(self.handle_pattern, account.handle, re.IGNORECASE) is not None
+        known = account.external_id is not None
+        return known or re.fullmatch(self.handle_pattern, account.handle, re.IGNORECASE) is not None
 
     @property
     def impossible(self) -> str:
