@@ -2,19 +2,15 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar
 
 from pipeline.errors import BadPage, Gone, ScrapeError, Transient
-from pipeline.platforms import Call, Client, Offers, Quota
+from pipeline.platforms import Call, Client, Offers, Platform, Quota
 from pipeline.records import Account, Kind, Missing, Page, Post, Profile
 
 
-class Base:
+class Base(Platform):
     """A platform without a reader, credentials or error shapes of its own; subclasses say what they have."""
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    handle_pattern: ClassVar[str]
     offers = Offers()
     calls: Mapping[Kind, Call] = {}
     quota: Quota | None = None
