@@ -1,6 +1,6 @@
 """Decide what follows from an outcome. Pure: the clock and the dice are arguments."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from msgspec import Struct
@@ -55,7 +55,7 @@ def backoff_s(failures: int, *, base_s: float, cap_s: float) -> float:
     return float(min(cap_s, base_s * 2 ** min(failures - 1, 60)))
 
 
-def outcomes(keys: Mapping[int, int], found: Mapping[int, Missing | None]) -> list[Outcome]:
+def outcomes(keys: Sequence[int], found: Mapping[int, Missing | None]) -> list[Outcome]:
     """Return exactly one outcome per account of a job.
 
     `keys` are the job's accounts; `found` says Missing, or None for a good reading. An account that the answer says

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -15,11 +14,11 @@ import structlog
 from celery import Celery
 from kombu import Connection, Consumer, Exchange, Queue
 from kombu.exceptions import OperationalError
-from msgspec import Struct
 from redis import Redis, RedisError
 
+from db.metrics import Metric
 from pipeline import lanes
-from pipeline.records import Job, Kind, Lane
+from pipeline.records import Job, Kind
 
 log = structlog.get_logger()
 
@@ -41,19 +40,6 @@ end
 for i = 2, #KEYS do redis.call('SET', KEYS[i], seq, 'EX', ARGV[1]) end
 return seq
 """
-
-
-class Metric(Struct, frozen=True, kw_only=True):
-    """One finished job, as the recorder rolls it up. `outcome` is the job's state, or `released`."""
-
-    at: datetime
-    platform: str
-    kind: Kind
-    lane: Lane
-    outcome: str
-    accounts: int
-    failed_accounts: int
-    duration_s: float
 
 
 def task_name(platform: str, kind: Kind) -> str:
@@ -87,7 +73,7 @@ def publish_metric(celery: Celery, metric: Metric) -> None:
 class Purger:
     """Makes what shows a tag invalid: first in Redis (the truth of both cache levels), then told to every process."""
 
-    def __init__(self, celery: Celery, redis: "Redis[bytes]") -> None:
+    def __init__(self, celery: Celery, redis: Redis) -> None:
         self._celery = celery
         self._raise = redis.register_script(_RAISE)
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import cycle
+from typing import Literal
 
 import structlog
 from celery import Celery
@@ -20,13 +21,15 @@ from pipeline.decide import Policy, decide
 from pipeline.enqueue import new_job_id, readable
 from pipeline.messages import Purger, publish_jobs
 from pipeline.platforms import Platform
-from pipeline.records import Changes, Job, Kind, Lane, Outcome
+from pipeline.records import Changes, Job, Kind, Outcome
 from pipeline.settings import Settings
+
+DueLane = Literal["core", "retry"]
 
 log = structlog.get_logger()
 
 # Retry goes ahead of core for every fifth job, as in the workers' queues.
-_LANES: tuple[tuple[Lane, Lane], ...] = (("core", "retry"),) * 4 + (("retry", "core"),)
+_LANES: tuple[tuple[DueLane, DueLane], ...] = (("core", "retry"),) * 4 + (("retry", "core"),)
 EXPLAIN_EVERY_S = 60
 
 
@@ -38,7 +41,7 @@ class Planner:
         self._engine = engine
         self._celery = celery
         self._purger = purger
-        self._lanes: Iterator[tuple[Lane, Lane]] = cycle(_LANES)
+        self._lanes: Iterator[tuple[DueLane, DueLane]] = cycle(_LANES)
         self._explained_at: datetime | None = None
 
     def tick(self, now: datetime) -> int:

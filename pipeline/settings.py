@@ -5,7 +5,7 @@ Every field is the setting's name in lower case: `db_pool_size` is `DB_POOL_SIZE
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -16,6 +16,9 @@ from pipeline import platforms
 from pipeline.limits import Rate
 from pipeline.platforms import Platform
 from pipeline.records import Kind, Source
+
+# Where `./dev run` writes the addresses of the servers that it started, for commands in another terminal.
+EMBEDDED_ENV = ".rollcall/env"
 
 
 class SettingsError(Exception):
@@ -106,7 +109,7 @@ class Settings(BaseSettings):
         path, _, query = url.removeprefix("unix://").partition("?")
         if not url.startswith("unix://"):
             return url
-        return f"redis+socket://{path}?{query.replace('db=', 'virtual_host=')}"
+        return f"redis+socket://{path}" + (f"?{query.replace('db=', 'virtual_host=')}" if query else "")
 
     def base_url(self, platform: Platform) -> str:
         """Return where a platform is read: the simulator, its `X_BASE_URL`, or its own address."""
@@ -130,13 +133,15 @@ class Settings(BaseSettings):
         return tuple(name for name in platform.needs if self.credential(name) is None)
 
 
-def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
-    """Return the settings of this process; the environment outranks the `.env` file.
+def load_settings(
+    environ: Mapping[str, str] | None = None, env_files: Sequence[Path] = (Path(EMBEDDED_ENV), Path(".env"))
+) -> Settings:
+    """Return the settings of this process. The environment outranks the files, a later file an earlier one.
 
     Raises SettingsError with every fault at once.
     """
-    filed = dotenv_values(env_file) if env_file else {}
-    found = {k: v for k, v in filed.items() if v} | dict(os.environ if environ is None else environ)
+    filed = {name: value for file in env_files for name, value in dotenv_values(file).items() if value}
+    found = filed | dict(os.environ if environ is None else environ)
     declared = _declared()
     faults = [
         f"{name}: no platform has such a call; known are {', '.join(sorted(_of_rates(declared)))}"

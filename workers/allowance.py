@@ -4,13 +4,12 @@ One "next allowed time" per task name spaces the calls evenly, so that unused al
 clock is Redis's own. A pause of a platform, and the units used of its day's quota, stand beside it.
 """
 
-import json
 from datetime import UTC, datetime
-from typing import Literal
 
-from msgspec import Struct
+import msgspec
 from redis import Redis
 
+from db.claims import Pause
 from pipeline.platforms import Platform, Quota, midnight_after
 
 NEXT_KEY = "rollcall:allowance:next:"
@@ -51,18 +50,10 @@ end
 """
 
 
-class Pause(Struct, frozen=True):
-    """A platform that must not be called until a time, and why."""
-
-    until: datetime
-    reason: str
-    result: Literal["limited", "quota"]
-
-
 class SharedAllowance:
     """The one bucket of each task name, however many workers ask. Every method may raise RedisError."""
 
-    def __init__(self, redis: "Redis[bytes]") -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._reserve = redis.register_script(_RESERVE)
         self._slow = redis.register_script(_SLOW)
@@ -75,29 +66,24 @@ class SharedAllowance:
         now = datetime.now(UTC)
         quota = platform.quota or Quota(0, "UTC")
         renewed_at = midnight_after(now, quota.zone)
-        pause = Pause(renewed_at, f"the day's quota of {quota.per_day:,} is spent", "quota")
+        spent = Pause(platform.name, renewed_at, f"the day's quota of {quota.per_day:,} is spent", "quota")
         keys = [NEXT_KEY + task, PAUSE_KEY + platform.name, f"{QUOTA_KEY}{platform.name}:{renewed_at:%Y%m%dT%H}"]
         seconds = max(1, int((renewed_at - now).total_seconds()))
-        return float(self._reserve(keys=keys, args=[space_s, requests, quota.per_day, seconds, _dump(pause)]))
+        return float(
+            self._reserve(keys=keys, args=[space_s, requests, quota.per_day, seconds, msgspec.json.encode(spent)])
+        )
 
     def slow(self, task: str, *, for_s: float) -> None:
         """Let the next call of `task` wait at least this long: the platform's headers said so."""
         self._slow(keys=[NEXT_KEY + task], args=[for_s])
 
-    def pause(self, platform: str, pause: Pause) -> None:
+    def pause(self, pause: Pause) -> None:
         """Let nobody call the platform until the pause ends."""
-        milliseconds = int((pause.until - datetime.now(UTC)).total_seconds() * 1000)
-        if milliseconds > 0:
-            self._redis.set(PAUSE_KEY + platform, _dump(pause), px=milliseconds)
+        left = int((pause.until - datetime.now(UTC)).total_seconds() * 1000)
+        if left > 0:
+            self._redis.set(PAUSE_KEY + pause.platform, msgspec.json.encode(pause), px=left)
 
     def paused(self, platform: str) -> Pause | None:
         """Return the platform's pause, or None."""
         raw = self._redis.get(PAUSE_KEY + platform)
-        if raw is None:
-            return None
-        found = json.loads(raw)
-        return Pause(datetime.fromisoformat(found["until"]), found["reason"], found["result"])
-
-
-def _dump(pause: Pause) -> str:
-    return json.dumps({"until": pause.until.isoformat(), "reason": pause.reason, "result": pause.result})
+        return None if raw is None else msgspec.json.decode(raw, type=Pause)

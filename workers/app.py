@@ -15,15 +15,16 @@ from pipeline.platforms import Platform
 from pipeline.settings import Settings, SettingsError, load_settings
 from workers.allowance import SharedAllowance
 from workers.consumer import Consumer
+from workers.deadline import make_pool
 from workers.http import HttpClient
+from workers.pauses import Pauses
 from workers.reset import Allowance
 from workers.scrape import Deps
 from workers.tasks import register
 
 
-def make_deps(settings: Settings, platform: Platform, celery: Celery) -> Deps:
+def make_deps(settings: Settings, platform: Platform, celery: Celery, redis: Redis) -> Deps:
     """Return what a worker of `platform` needs. Connections open on first use."""
-    redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2)
     engine = make_engine(
         settings.database_url.get_secret_value(),
         pool_size=settings.worker_concurrency,
@@ -37,15 +38,36 @@ def make_deps(settings: Settings, platform: Platform, celery: Celery) -> Deps:
         engine=engine,
         celery=celery,
         platform=platform,
-        allowance=SharedAllowance(redis),
+        pauses=Pauses(engine, platform, SharedAllowance(redis)),
         purger=Purger(celery, redis),
         client=_clients(settings, platform),
-        now=lambda: datetime.now(UTC),
+        now=_now,
     )
 
 
 def _clients(settings: Settings, platform: Platform) -> Callable[[Callable[[Allowance], None]], HttpClient]:
-    ...
+    """Return a maker of clients that share this process's kept-alive connections."""
+    pool = make_pool()
+    names = (*platform.needs, *platform.uses)
+    credentials = {name: secret for name in names if (secret := settings.credential(name)) is not None}
+
+    def client(heed: Callable[[Allowance], None]) -> HttpClient:
+        return HttpClient(
+            platform,
+            pool=pool,
+            base_url=settings.base_url(platform),
+            credentials=credentials,
+            deadline_s=settings.http_deadline_s,
+            user_agent=settings.http_user_agent,
+            now=_now,
+            heed=heed,
+        )
+
+    return client
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def main() -> None:
@@ -60,10 +82,11 @@ def main() -> None:
         sys.exit(str(exc))
     log.configure(settings, f"worker_{platform.name}")
     celery = make_celery(settings)
-    deps = make_deps(settings, platform, celery)
-    Consumer.allowance = deps.allowance
+    # Short waits: the consumer asks on its event loop, and a Redis that doesn't answer must not stop that.
+    redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2)
+    Consumer.allowance = SharedAllowance(redis)
     celery.conf.worker_consumer = Consumer
-    register(celery, deps)
+    register(celery, make_deps(settings, platform, celery, redis))
     queues = ",".join(queue.name for queue in lanes.queues(platform.name, settings.broker))
     options = ["--pool=threads", f"--queues={queues}", f"--hostname={platform.name}@%h"]
     celery.worker_main(["worker", *options, "--without-mingle", "--without-gossip"])

@@ -63,9 +63,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery has no types
         space_s = task.call.requests / per_second
 
         def reserve() -> float:
-            return self.allowance.reserve(
-                task.name, task.platform, space_s=space_s, requests=task.call.requests
-            )
+            return self.allowance.reserve(task.name, task.platform, space_s=space_s, requests=task.call.requests)
 
         return Bucket(reserve)
 
@@ -92,5 +90,3 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery has no types
         except RedisError as exc:
             log.warning("allowance_unreachable", error=type(exc).__name__)
             return ASK_AGAIN_S
-
-

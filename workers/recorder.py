@@ -4,7 +4,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from datetime import datetime
 
 import structlog
 from kombu.exceptions import OperationalError
@@ -12,7 +11,7 @@ from kombu.exceptions import OperationalError
 from db import metrics
 from db.engine import DatabaseError, Engine, make_engine, transaction
 from pipeline import log as logs
-from pipeline.messages import Metric, receive_metrics
+from pipeline.messages import receive_metrics
 from pipeline.settings import Settings, SettingsError, load_settings
 
 log = structlog.get_logger()
@@ -20,31 +19,12 @@ log = structlog.get_logger()
 RETRY_S = 1.0
 
 
-def roll_up(found: Sequence[Metric]) -> list[metrics.Rollup]:
-    """Return one row per minute, platform, kind, lane and outcome. Pure."""
-    rows: dict[tuple[datetime, str, str, str, str], list[Metric]] = {}
-    for metric in found:
-        minute = metric.at.replace(second=0, microsecond=0)
-        rows.setdefault((minute, metric.platform, metric.kind, metric.lane, metric.outcome), []).append(metric)
-    return [
-        metrics.Rollup(
-            *key,
-            calls=len(group),
-            accounts=sum(m.accounts for m in group),
-            failed_accounts=sum(m.failed_accounts for m in group),
-            duration_s=sum(m.duration_s for m in group),
-            longest_s=max(m.duration_s for m in group),
-        )
-        for key, group in rows.items()
-    ]
-
-
 def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
     """Record until `stop`. Messages that could not be written are not acknowledged and come again."""
 
-    def keep(found: Sequence[Metric]) -> None:
+    def keep(found: Sequence[metrics.Metric]) -> None:
         with transaction(engine) as conn:
-            metrics.add(conn, roll_up(found))
+            metrics.add(conn, found)
 
     while not stop.is_set():
         try:

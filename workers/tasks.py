@@ -27,5 +27,3 @@ def _door(deps: Deps) -> Any:
         run_job(job_id, deps)
 
     return door
-
-

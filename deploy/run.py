@@ -1,0 +1,256 @@
+"""`./dev run`: from nothing to numbers on this machine, and everything stopped again at the end.
+
+Servers, schema, account list, the Procfile's processes, the first reading, and then it stays until Ctrl-C.
+"""
+
+import argparse
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from db import migrate, progress, writes
+from db.engine import Engine, make_engine, reading
+from deploy.embedded import ServerMissing
+from deploy.servers import FOLDER, HERE, Busy, lock, say, servers
+from pipeline import accounts, platforms
+from pipeline.settings import Settings, SettingsError, load_settings
+
+FIRST_LIST = HERE / "deploy" / "accounts" / "hhs.csv"
+ALWAYS = ("api", "beat", "flower", "recorder")
+API_READY_S = 30
+LOOK_S = 0.5
+STOP_S = 7.0
+
+console = Console()
+
+
+class Stopped(Exception):
+    """Ctrl-C or SIGTERM: leave in order."""
+
+
+class Failed(Exception):
+    """What keeps Rollcall from running; the message is for the person who started it."""
+
+
+def main(argv: list[str]) -> int:
+    options = _parser().parse_args(argv)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with lock() as held:
+            return _run(options, stop, held)
+    except Busy as exc:
+        console.print(f"Rollcall is running in this folder already ({exc}). Stop that one first, or use it.")
+        return 1
+    except (Failed, ServerMissing, SettingsError) as exc:
+        console.print(str(exc), style="red", markup=False)
+        return 1
+    except Stopped:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./dev run", description="Run Rollcall on this machine.")
+    parser.add_argument("--once", action="store_true", help="stop with 0 when the first reading is complete")
+    parser.add_argument("--live", action="store_true", help="read the real platforms instead of the simulator")
+    parser.add_argument("--accounts", type=Path, default=FIRST_LIST, help="the list imported on the first run")
+    return parser
+
+
+def _run(options: argparse.Namespace, stop: threading.Event, held: IO[str]) -> int:
+    extra = _ports()
+    if not options.live:
+        extra["SIMULATOR_URL"] = f"http://127.0.0.1:{extra['SIMULATOR_PORT']}"
+    extra.setdefault("FLOWER_BASIC_AUTH", f"rollcall:{_flower_password()}")
+    with servers(**extra) as environment:
+        if options.live:
+            environment = {k: v for k, v in environment.items() if k != "SIMULATOR_URL"}
+        settings = load_settings(environment)
+        engine = make_engine(settings.database_url.get_secret_value(), pool_size=1, application_name="rollcall run")
+        try:
+            _prepare(engine, settings, options)
+            return _serve(engine, settings, environment, options, stop, held)
+        finally:
+            engine.dispose()
+
+
+def _prepare(engine: Engine, settings: Settings, options: argparse.Namespace) -> None:
+    """Bring the schema up to date, refuse to mix live and simulated numbers, import the list on the first run."""
+    migrate.upgrade(settings.database_url.get_secret_value())
+    with reading(engine) as conn:
+        holds = writes.source_of(conn)
+        empty = not progress.platforms_in_use(conn)
+    if holds not in (None, settings.source):
+        mend = (
+            "Remove them with `./dev rollcall demo clear`, then run this again."
+            if holds == "simulated"
+            else "Run it with --live, or set DATABASE_URL to another database."
+        )
+        raise Failed(f"This database holds {holds} numbers, and {settings.source} ones never mix with them. {mend}")
+    if empty:
+        report = accounts.import_list(engine, options.accounts.read_bytes(), now=datetime.now(UTC))
+        console.print(f"Imported {options.accounts.name}: {', '.join(f'{n} {w}' for w, n in report.counts.items())}")
+        for row in report.rows:
+            if row.verdict in ("rejected", "duplicate"):
+                console.print(f"  row {row.row} {row.verdict}: {row.reason}", markup=False, highlight=False)
+
+
+def _serve(
+    engine: Engine,
+    settings: Settings,
+    environment: Mapping[str, str],
+    options: argparse.Namespace,
+    stop: threading.Event,
+    held: IO[str],
+) -> int:
+    """Start the processes, show the first reading, and stay with them."""
+    address = f"http://127.0.0.1:{settings.port}/"
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    names = [*ALWAYS, *(["simulator"] if settings.simulator_url else []), *_workers(engine)]
+    log = FOLDER / "processes.log"
+    with _processes(started, environment, log) as start:
+        start(names)
+        if settings.simulator_url:
+            console.print(
+                "[yellow]Simulated numbers:[/] no platform is asked. `./dev run --live` reads the real ones."
+            )
+        _wait_for_api(address, stop, started, log)
+        say(held, f"pid {os.getpid()}, {address}")
+        _first_reading(engine, stop, started, log)
+        console.print(
+            f"Dashboard: [bold]{address}[/]   Flower: http://127.0.0.1:{settings.flower_port}/   Log: {log}"
+        )
+        if options.once:
+            return 0
+        console.print("Ctrl-C stops everything.")
+        while not stop.wait(LOOK_S * 4):
+            _check(started, log)
+            # Accounts of a platform that had none may have been imported meanwhile.
+            start([name for name in _workers(engine) if name not in names])
+            names = [*dict.fromkeys([*names, *_workers(engine)])]
+        return 0
+
+
+@contextmanager
+def _processes(
+    started: dict[str, subprocess.Popen[bytes]], environment: Mapping[str, str], log: Path
+) -> Iterator[Callable[[list[str]], None]]:
+    """Yield a function that starts processes of the Procfile; stop them all at the end."""
+
+    def start(names: list[str]) -> None:
+        if not names:
+            return
+        command = [sys.executable, "-m", "deploy.processes", *names]
+        with log.open("ab") as out:
+            # A session of its own: Ctrl-C is ours to hand on, in order.
+            process = subprocess.Popen(
+                command, cwd=HERE, env=dict(environment), stdout=out, stderr=out, start_new_session=True
+            )
+        started[" ".join(names)] = process
+
+    try:
+        yield start
+    finally:
+        for process in started.values():
+            process.terminate()
+        deadline = time.monotonic() + STOP_S
+        for process in started.values():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _workers(engine: Engine) -> list[str]:
+    """Return the worker processes of platforms that have both accounts and a reader."""
+    with reading(engine) as conn:
+        used = progress.platforms_in_use(conn)
+    return [f"worker_{name}" for name in used if name in platforms.load() and platforms.load()[name].calls]
+
+
+def _wait_for_api(
+    address: str, stop: threading.Event, started: Mapping[str, subprocess.Popen[bytes]], log: Path
+) -> None:
+    deadline = time.monotonic() + API_READY_S
+    while not stop.wait(0.1):
+        _check(started, log)
+        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{address}healthz", timeout=2):  # noqa: S310  # our own address
+            return
+        if time.monotonic() > deadline:
+            raise Failed(f"The API did not answer within {API_READY_S} s; see {log}")
+    raise Stopped
+
+
+def _first_reading(
+    engine: Engine, stop: threading.Event, started: Mapping[str, subprocess.Popen[bytes]], log: Path
+) -> None:
+    """Show how far it has come until every account was read or has a reason why not."""
+    columns = (SpinnerColumn(), TextColumn("First reading"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar, reading(engine) as conn:
+        task = bar.add_task("reading", total=None)
+        while True:
+            seen = progress.first_reading(conn)
+            bar.update(task, completed=seen.done, total=seen.wanted)
+            if seen.done >= seen.wanted:
+                return
+            _check(started, log)
+            if stop.wait(LOOK_S):
+                raise Stopped
+
+
+def _check(started: Mapping[str, subprocess.Popen[bytes]], log: Path) -> None:
+    for names, process in started.items():
+        if process.poll() is not None:
+            raise Failed(f"The processes ({names}) ended with {process.returncode}; see {log}")
+
+
+def _ports() -> dict[str, str]:
+    """Return a free port for each process that listens; a wanted one that is taken falls to a free one, and says so."""
+    found: dict[str, str] = {}
+    for name, usual in (("PORT", 8000), ("FLOWER_PORT", 5555), ("SIMULATOR_PORT", 8099)):
+        wanted = int(os.environ.get(name) or usual)
+        port = _free(wanted) or _free(0)
+        if port != wanted:
+            console.print(f"{name} {wanted} is taken: using {port}.")
+        found[name] = str(port)
+    return found
+
+
+def _free(port: int) -> int | None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return None
+        return int(probe.getsockname()[1])
+
+
+def _flower_password() -> str:
+    """Return this checkout's password for Flower, made on the first run."""
+    file = FOLDER / "flower.password"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(16))
+    return file.read_text()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

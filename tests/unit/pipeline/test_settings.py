@@ -1,0 +1,107 @@
+"""Settings come from the environment, and every fault is said at once."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import platforms
+from pipeline.limits import Rate
+from pipeline.settings import SettingsError, load_settings
+from tests.fakes import settings
+
+DATABASE = "postgresql://rollcall:s3cret@localhost/rollcall"
+REDIS = "redis://localhost:6379/0"
+
+
+def test_everything_missing_is_said_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({}, env_files=())
+
+    assert "DATABASE_URL" in str(caught.value)
+    assert "REDIS_URL" in str(caught.value)
+
+
+def test_every_wrong_setting_is_named_and_no_secret_is_shown() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(
+            {"DATABASE_URL": "mysql://root:hunter2@db/x", "REDIS_URL": REDIS, "PORT": "eighty", "DB_POOL_SIZE": "0"},
+            env_files=(),
+        )
+
+    said = str(caught.value)
+    assert all(name in said for name in ("DATABASE_URL", "PORT", "DB_POOL_SIZE"))
+    assert "hunter2" not in said
+
+
+def test_a_bare_postgresql_address_is_read_as_psycopg2() -> None:
+    found = settings(DATABASE, REDIS).database_url.get_secret_value()
+
+    assert found == "postgresql+psycopg2://rollcall:s3cret@localhost/rollcall"
+
+
+def test_secrets_stay_hidden_when_settings_are_printed() -> None:
+    found = settings(DATABASE, "redis://:r3dis@localhost/0", X_BEARER_TOKEN="b3arer")  # noqa: S106
+
+    assert not any(secret in f"{found!r} {found}" for secret in ("s3cret", "r3dis", "b3arer"))
+
+
+def test_the_environment_outranks_the_file(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f"DATABASE_URL={DATABASE}\nREDIS_URL={REDIS}\nPORT=1234\nDB_POOL_SIZE=7\n")
+
+    found = load_settings({"PORT": "4321"}, env_files=(file,))
+
+    assert (found.port, found.db_pool_size) == (4321, 7)
+
+
+def test_a_rate_limit_is_changed_by_the_name_of_its_call() -> None:
+    x = platforms.load()["x"]
+
+    assert settings(DATABASE, REDIS).rate(x, "profiles") == Rate(300, 900)
+    assert settings(DATABASE, REDIS, RATE_LIMIT_X_PROFILES="1/s").rate(x, "profiles") == Rate(1, 1)
+
+
+def test_a_misspelt_rate_limit_is_refused_instead_of_ignored() -> None:
+    with pytest.raises(SettingsError, match="RATE_LIMIT_X_PROFILE: no platform has such a call"):
+        settings(DATABASE, REDIS, RATE_LIMIT_X_PROFILE="1/s")
+
+
+def test_a_rate_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(SettingsError, match="RATE_LIMIT_X_PROFILES.*300/15m"):
+        settings(DATABASE, REDIS, RATE_LIMIT_X_PROFILES="fast")
+
+
+def test_the_simulator_stands_in_for_every_platform_and_rows_say_so() -> None:
+    found = settings(DATABASE, REDIS, SIMULATOR_URL="http://127.0.0.1:8099", X_BASE_URL="https://proxy.example")
+    known = platforms.load()
+
+    assert found.source == "simulated"
+    assert found.base_url(known["x"]) == "http://127.0.0.1:8099/x"
+    assert found.base_url(known["mastodon"]) == "http://127.0.0.1:8099/mastodon/{host}"
+    assert found.lacks(known["x"]) == ()
+
+
+def test_a_live_platform_has_its_own_address_unless_another_is_set() -> None:
+    x = platforms.load()["x"]
+
+    assert settings(DATABASE, REDIS).base_url(x) == x.base_url
+    assert settings(DATABASE, REDIS, X_BASE_URL="https://proxy.example/x/").base_url(x) == "https://proxy.example/x"
+
+
+def test_a_platform_says_which_credentials_it_lacks() -> None:
+    x = platforms.load()["x"]
+
+    assert settings(DATABASE, REDIS).lacks(x) == ("X_BEARER_TOKEN",)
+    assert settings(DATABASE, REDIS, X_BEARER_TOKEN="t").lacks(x) == ()  # noqa: S106
+
+
+@pytest.mark.parametrize(
+    ("redis", "broker"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("unix:///run/redis.sock?db=2", "redis+socket:///run/redis.sock?virtual_host=2"),
+        ("unix:///run/redis.sock", "redis+socket:///run/redis.sock"),
+    ],
+)
+def test_a_unix_socket_is_spelt_as_the_broker_wants_it(redis: str, broker: str) -> None:
+    assert settings(DATABASE, redis).broker == broker
