@@ -87,7 +87,7 @@ def find(conn: Connection, platform: str, handle: str, host: str = "") -> int | 
     return find_each(conn, [Sought(platform, handle, host)])[0]
 
 
-_NAME = (
+NAME = (
     dim_account.c.platform
     + literal("/")
     + dim_account.c.handle
@@ -97,7 +97,7 @@ _NAME = (
 
 def names(conn: Connection, platform: str | None = None) -> list[str]:
     """Return the names of all accounts (`x/name`, `mastodon/name@host`), to offer the nearest of them."""
-    query = select(_NAME)
+    query = select(NAME)
     if platform is not None:
         query = query.where(dim_account.c.platform == platform)
     return list(conn.execute(query).scalars())
@@ -105,7 +105,7 @@ def names(conn: Connection, platform: str | None = None) -> list[str]:
 
 _KNOWN = select(
     dim_account.c.account_key,
-    _NAME,
+    NAME,
     dim_account.c.org_name,
     dim_account.c.owner_team,
     dim_account.c.account_type,

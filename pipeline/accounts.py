@@ -12,6 +12,7 @@ from typing import Any, Literal
 from msgspec import Struct, structs
 
 from db import accounts as db
+from db import tags
 from db.engine import Connection, Engine, reading, transaction
 from pipeline import account_file, addresses, platforms
 from pipeline.account_file import BadRow, Row
@@ -210,4 +211,5 @@ def _tags(steps: Sequence[_Step]) -> frozenset[str]:
     """Return the cache tags of what changed. No answer can show an account that is new under its own tag yet."""
     if not any(step.add or step.change for step in steps):
         return frozenset()
-    return frozenset({"accounts", "summary"} | {f"account:{s.change.account_key}" for s in steps if s.change})
+    changed = (tags.account(step.change.account_key) for step in steps if step.change)
+    return frozenset({tags.ACCOUNTS, tags.SUMMARY, *changed})

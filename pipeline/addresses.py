@@ -1,10 +1,11 @@
 """How people name accounts: an address, or a platform and a handle, in any spelling. Pure."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from msgspec import Struct
+from rapidfuzz import fuzz, process
 
 from db.accounts import Sought
 from pipeline.platforms import Platform
@@ -57,7 +58,8 @@ def of_handle(platform: Platform, handle: str) -> Named:
             raise Unclear(f"{platform.title} is many servers: write the handle as name@server")
     if not re.fullmatch(platform.handle_pattern, name, re.IGNORECASE):
         raise Unclear(f"{name!r} is not a handle that {platform.title} gives out")
-    return Named(platform.name, name, host, url=platform.profile_url(name, host))
+    # Its address says the rest: whether the name is an id, or one that the platform keeps for itself.
+    return of_url(platform.profile_url(name, host), {platform.name: platform})
 
 
 def of_url(url: str, platforms: Platforms) -> Named:
@@ -126,3 +128,9 @@ def _is_many_servers(platform: Platform) -> bool:
 
 def _squeezed(title: str) -> str:
     return "".join(re.findall(r"\w+", title.casefold()))
+
+
+def nearest(name: str, names: Sequence[str]) -> list[str]:
+    """Return up to three names that `name` may have been meant as, the likeliest first."""
+    near = process.extract(name, names, scorer=fuzz.WRatio, processor=str.casefold, score_cutoff=70, limit=3)
+    return [found for found, _, _ in near]
