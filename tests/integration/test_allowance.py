@@ -1,0 +1,105 @@
+"""One allowance for every worker: the shared bucket in a real Redis."""
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from redis import Redis
+
+from db.claims import Pause
+from pipeline import platforms
+from workers.allowance import PAUSE_KEY, PAUSED, SharedAllowance
+
+X = platforms.load()["x"]
+YOUTUBE = platforms.load()["youtube"]
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with Redis.from_url(redis_url) as client:
+        yield client
+
+
+def test_two_calls_of_a_task_keep_their_distance_and_other_tasks_have_their_own(redis: Redis) -> None:
+    allowance = SharedAllowance(redis)
+
+    assert allowance.reserve("scrape.x.profiles", X, space_s=30, requests=1) == 0
+    assert 29 < allowance.reserve("scrape.x.profiles", X, space_s=30, requests=1) <= 30
+    assert allowance.reserve("scrape.x.posts", X, space_s=30, requests=1) == 0
+
+
+def test_many_workers_together_take_no_more_than_the_limit(redis_url: str) -> None:
+    taken: list[float] = []
+    stop = threading.Event()
+
+    def work() -> None:
+        with Redis.from_url(redis_url) as own:
+            allowance = SharedAllowance(own)
+            while not stop.is_set():
+                wait_s = allowance.reserve("scrape.x.profiles", X, space_s=0.05, requests=1)
+                if wait_s == 0:
+                    taken.append(time.monotonic())
+                else:
+                    stop.wait(wait_s)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    stop.wait(1.5)
+    stop.set()
+    for worker in workers:
+        worker.join()
+
+    moments = sorted(taken)
+    # Gaps are measured where the calls are, a moment after Redis gave the slot: 10 ms for the way.
+    assert min(b - a for a, b in pairwise(moments)) > 0.04
+    assert len(moments) >= 10
+
+
+def test_unused_time_never_becomes_a_burst(redis: Redis) -> None:
+    allowance = SharedAllowance(redis)
+    allowance.reserve("scrape.x.profiles", X, space_s=0.01, requests=1)
+    deadline = time.monotonic() + 5
+    while redis.exists("rollcall:allowance:next:scrape.x.profiles") and time.monotonic() < deadline:
+        time.sleep(0.05)  # the slot lies far behind
+
+    assert allowance.reserve("scrape.x.profiles", X, space_s=10, requests=1) == 0
+    assert allowance.reserve("scrape.x.profiles", X, space_s=10, requests=1) > 9
+
+
+def test_a_spent_day_pauses_the_platform_until_midnight_where_it_lives(redis: Redis) -> None:
+    allowance = SharedAllowance(redis)
+    quota = YOUTUBE.quota
+    assert quota is not None
+
+    first = allowance.reserve("scrape.youtube.posts", YOUTUBE, space_s=0.001, requests=quota.per_day - 1)
+    time.sleep(0.002)
+    refused = allowance.reserve("scrape.youtube.posts", YOUTUBE, space_s=0.001, requests=2)
+
+    assert (first, refused) == (0, PAUSED)
+    pause = allowance.paused("youtube")
+    assert pause is not None
+    assert pause.result == "quota"
+    assert pause.until == platforms.midnight_after(datetime.now(UTC), "America/Los_Angeles")
+    assert allowance.reserve("scrape.youtube.profiles", YOUTUBE, space_s=0.001, requests=1) == PAUSED
+
+
+def test_a_pause_holds_for_every_task_of_its_platform_and_ends_by_itself(redis: Redis) -> None:
+    allowance = SharedAllowance(redis)
+    allowance.pause(Pause("x", datetime.now(UTC) + timedelta(seconds=60), "too many requests", "limited"))
+
+    assert allowance.reserve("scrape.x.profiles", X, space_s=1, requests=1) == PAUSED
+    assert allowance.reserve("scrape.x.posts", X, space_s=1, requests=1) == PAUSED
+    assert 0 < redis.pttl(PAUSE_KEY + "x") <= 60_000
+    assert allowance.paused("youtube") is None
+
+
+def test_headers_only_ever_slow_a_task_down(redis: Redis) -> None:
+    allowance = SharedAllowance(redis)
+    allowance.slow("scrape.x.profiles", for_s=20)
+    allowance.slow("scrape.x.profiles", for_s=1)
+
+    assert allowance.reserve("scrape.x.profiles", X, space_s=1, requests=1) > 18
