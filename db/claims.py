@@ -220,7 +220,10 @@ _INSERT_REQUESTED = insert(scrape_job).from_select(
 )
 _LEASE_REQUESTED = (
     update(scrape_state)
-    .where(scrape_state.c.account_key == func.any(_NEW_JOBS.c.account_keys), scrape_state.c.subject == bindparam("subject"))
+    .where(
+        scrape_state.c.account_key == func.any(_NEW_JOBS.c.account_keys),
+        scrape_state.c.subject == bindparam("subject"),
+    )
     .values(job_id=_NEW_JOBS.c.job_id)
 )
 
@@ -246,7 +249,12 @@ def claim_requested(
     jobs = [_requested(rows, new_job_id()) for rows in _batched(free, batches)]
     if jobs:
         rows = as_json(
-            {"job_id": j.job_id, "platform": j.platform, "kind": j.kind, "account_keys": [a.account_key for a in j.accounts]}
+            {
+                "job_id": j.job_id,
+                "platform": j.platform,
+                "kind": j.kind,
+                "account_keys": [a.account_key for a in j.accounts],
+            }
             for j in jobs
         )
         values = {"now": now, "lease_until": lease_until, "requested_by": requested_by}

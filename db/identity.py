@@ -67,8 +67,7 @@ def taken(conn: Connection, profiles: Sequence[Profile]) -> dict[int, str]:
 
     Their name has moved on to an account that is read as itself; their numbers would be counted twice.
     """
-    rows = conn.execute(_TAKEN, {"profiles": as_json(profiles)})
-    return {account_key: handle for account_key, handle in rows}
+    return {row.account_key: row.handle for row in conn.execute(_TAKEN, {"profiles": as_json(profiles)})}
 
 
 _other = dim_account.alias("other")
@@ -152,9 +151,7 @@ def record(conn: Connection, profiles: Sequence[Profile], now: datetime) -> None
     case is only another spelling. A handle that another listed account bears isn't taken over.
     """
     changed = conn.execute(_UPDATE, {"profiles": as_json(profiles)})
-    renames = [
-        {"account_key": key, "old_handle": old, "handle": new} for key, old, new in changed if old != new
-    ]
+    renames = [{"account_key": key, "old_handle": old, "handle": new} for key, old, new in changed if old != new]
     if renames:
         rows = as_json(renames)
         conn.execute(_SPELL, {"renames": rows})

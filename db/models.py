@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP, UUID
@@ -36,6 +37,8 @@ metadata = MetaData(
 )
 
 UTC = TIMESTAMP(timezone=True)
+# scrape_state.next_due_at of an account that is paused.
+NEVER_DUE = literal_column("'infinity'::timestamptz", UTC)
 _SOURCES = "source IN ('live', 'simulated', 'imported')"
 _PRECISIONS = "precision IN ('exact', 'rounded', 'hidden', 'held')"
 

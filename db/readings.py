@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC as UTC_ZONE
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from msgspec import structs
@@ -118,7 +118,7 @@ def snapshots(
     Returns how many were written, and how many of these are the first of their account and day. A snapshot taken
     later than `now` stays.
     """
-    day = day_of(now)
+    day = _day_of(now)
     values = {
         "profiles": as_json(profiles),
         "day": day,
@@ -161,7 +161,9 @@ def posts(conn: Connection, pages: Mapping[int, Sequence[Post]], *, source: Sour
     """Keep posts by account_key; return how many are new or have changed."""
     # A pinned post comes twice in one answer, and a statement can't write one row twice.
     rows = {
-        (key, post.post_id): {"account_key": key, **structs.asdict(post)} for key, page in pages.items() for post in page
+        (key, post.post_id): {"account_key": key, **structs.asdict(post)}
+        for key, page in pages.items()
+        for post in page
     }
     return conn.execute(_UPSERT_POSTS, {"posts": as_json(rows.values()), "now": now, "source": source}).rowcount
 
@@ -188,7 +190,7 @@ _ENGAGEMENT_OF_LATEST = _with_engagement(account_latest)
 def engagement(conn: Connection, account_keys: Collection[int], *, now: datetime, engagement_days: int) -> None:
     """Bring the engagement of accounts up to their posts: in the snapshot of the day of `now`, and in the newest."""
     values = {"account_keys": list(account_keys), "since": now - timedelta(days=engagement_days)}
-    conn.execute(_ENGAGEMENT_OF_DAY, {**values, "day": day_of(now)})
+    conn.execute(_ENGAGEMENT_OF_DAY, {**values, "day": _day_of(now)})
     conn.execute(_ENGAGEMENT_OF_LATEST, values)
 
 
@@ -206,9 +208,9 @@ def count(conn: Connection, platform: str, first: int, now: datetime) -> None:
 
     Every job of a platform meets at this row, so it's written last: the lock is held for the commit only.
     """
-    conn.execute(_COUNT, {"day": day_of(now), "platform": platform, "snapshots": first})
+    conn.execute(_COUNT, {"day": _day_of(now), "platform": platform, "snapshots": first})
 
 
-def day_of(now: datetime) -> Any:
+def _day_of(now: datetime) -> date:
     """Return the UTC day of a time."""
     return now.astimezone(UTC_ZONE).date()

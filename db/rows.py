@@ -89,8 +89,9 @@ class Next(Struct, frozen=True, kw_only=True):
 
 
 class Changes(Struct, frozen=True):
-    """What a transaction changed, said as cache tags; published only after the commit."""
+    """What a transaction changed: cache tags to purge and jobs to publish, only after the commit."""
 
     tags: frozenset[str]
     snapshots: int = 0
     posts: int = 0
+    follow: tuple[Job, ...] = ()
