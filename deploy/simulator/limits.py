@@ -7,7 +7,6 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 _MANY_WINDOWS = 1000
-_DAY_S = 86_400
 
 
 class Limit(NamedTuple):
@@ -51,6 +50,7 @@ class Limits:
         self.violations: Counter[str] = Counter()
         self._windows: dict[tuple[str, str], Allowance] = {}
         self._own: dict[str, Limit] = {}
+        self._sweep_at = _MANY_WINDOWS
 
     def take(self, platform: str, bucket: str, published: Limit, now_s: float) -> Allowance:
         """Count one request against its window, and open the window if need be."""
@@ -80,5 +80,6 @@ class Limits:
 
     def _forget_ended(self, now_s: float) -> None:
         """Keep memory flat where buckets come without end (one per Mastodon server)."""
-        if len(self._windows) >= _MANY_WINDOWS:
+        if len(self._windows) >= self._sweep_at:
             self._windows = {key: window for key, window in self._windows.items() if window.resets_at_s > now_s}
+            self._sweep_at = max(_MANY_WINDOWS, 2 * len(self._windows))  # seldom enough to cost nothing

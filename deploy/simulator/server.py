@@ -87,6 +87,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.1"  # so that a line of nonsense gets an answer with a head
     disable_nagle_algorithm = True
     wbufsize = -1  # head and body leave together
 
