@@ -4,10 +4,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from msgspec import Struct
-from sqlalchemy import ARRAY, BigInteger, Connection, any_, bindparam, case, func, literal, select, text
+from msgspec import Struct, structs
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Connection,
+    Integer,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql
 
-from db.models import dim_account
+from db.models import NEVER_DUE, UTC, account_handle, dim_account, scrape_state
+from db.recordset import as_json, recordset
 from db.rows import Kind
 
 # Accounts a statement: larger ones gain nothing more, and hold more memory on both sides.
@@ -59,26 +78,32 @@ class Known(Struct, frozen=True):
 
 # An id is for good, a name may have moved on to another account: so the id first, then today's name, then past
 # ones, the one that was left last. Each step is one look into an index, and most accounts need only the first two.
-_FIND = text("""
-    SELECT COALESCE(
-        (SELECT a.account_key FROM dim_account a
-          WHERE a.platform = s.platform AND a.host = s.host AND a.external_id = s.external_id),
-        (SELECT a.account_key FROM dim_account a
-          WHERE a.platform = s.platform AND a.host = s.host AND lower(a.handle) = lower(s.handle)),
-        (SELECT a.account_key FROM account_handle h JOIN dim_account a USING (account_key)
-          WHERE lower(h.handle) = lower(s.handle) AND a.platform = s.platform AND a.host = s.host
-          ORDER BY h.last_seen_at DESC LIMIT 1))
-    FROM unnest(CAST(:platform AS text[]), CAST(:handle AS text[]), CAST(:host AS text[]), CAST(:external_id AS text[]))
-         WITH ORDINALITY AS s(platform, handle, host, external_id, position)
-    ORDER BY position
-""")
+_sought = recordset("sought", position=Integer, platform=Text, handle=Text, host=Text, external_id=Text)
+_on_its_platform = and_(dim_account.c.platform == _sought.c.platform, dim_account.c.host == _sought.c.host)
+_by_id = select(dim_account.c.account_key).where(_on_its_platform, dim_account.c.external_id == _sought.c.external_id)
+_by_name = select(dim_account.c.account_key).where(
+    _on_its_platform, func.lower(dim_account.c.handle) == func.lower(_sought.c.handle)
+)
+_by_past_name = (
+    select(dim_account.c.account_key)
+    .join(account_handle, account_handle.c.account_key == dim_account.c.account_key)
+    .where(_on_its_platform, func.lower(account_handle.c.handle) == func.lower(_sought.c.handle))
+    .order_by(account_handle.c.last_seen_at.desc())
+    .limit(literal_column("1"))
+)
+_FIND = (
+    select(func.coalesce(*(q.correlate(_sought).scalar_subquery() for q in (_by_id, _by_name, _by_past_name))))
+    .select_from(_sought)
+    .order_by(_sought.c.position)
+)
 
 
 def find_each(conn: Connection, sought: Sequence[Sought]) -> list[int | None]:
     """Return the account_key of each, None for those unknown. Handles are compared ignoring case."""
     found: list[int | None] = []
     for batch in _batches(sought):
-        found += conn.execute(_FIND, _named(batch)).scalars()
+        rows = ({"position": i, **structs.asdict(s)} for i, s in enumerate(batch))
+        found += conn.execute(_FIND, {"sought": as_json(rows)}).scalars()
     return found
 
 
@@ -138,35 +163,58 @@ def lock_list(conn: Connection) -> None:
     conn.execute(select(func.pg_advisory_xact_lock(func.hashtext("rollcall.accounts"))))
 
 
+_wanted = recordset(
+    "wanted",
+    platform=Text,
+    handle=Text,
+    host=Text,
+    external_id=Text,
+    url=Text,
+    org_name=Text,
+    owner_team=Text,
+    account_type=Text,
+    is_core_account=Boolean,
+    is_active=Boolean,
+    kind=Text,
+    reason=Text,
+)
+_NOW = bindparam("now", type_=UTC)
+_listed = [column.name for column in _wanted.c if column.name in dim_account.c]
 # An account that came in between (a rename that a worker just saw) is left alone: the caller does not hear of it.
-_ADD = text("""
-    WITH wanted AS (
-        SELECT * FROM unnest(
-            CAST(:platform AS text[]), CAST(:handle AS text[]), CAST(:host AS text[]), CAST(:external_id AS text[]),
-            CAST(:url AS text[]), CAST(:kind AS text[]), CAST(:reason AS text[]), CAST(:org_name AS text[]),
-            CAST(:owner_team AS text[]), CAST(:account_type AS text[]), CAST(:is_core_account AS boolean[]),
-            CAST(:is_active AS boolean[])
-        ) AS w(platform, handle, host, external_id, url, kind, reason, org_name, owner_team, account_type,
-               is_core_account, is_active)
-    ), added AS (
-        INSERT INTO dim_account (platform, handle, host, external_id, url, org_name, owner_team, account_type,
-                                 is_core_account, is_active, added_at)
-        SELECT platform, handle, host, external_id, url, org_name, owner_team, account_type,
-               is_core_account, is_active, :now
-        FROM wanted
-        ON CONFLICT DO NOTHING
-        RETURNING account_key, platform, handle, host
-    ), named AS (
-        INSERT INTO account_handle (account_key, handle, first_seen_at, last_seen_at)
-        SELECT account_key, handle, :now, :now FROM added
-    ), planned AS (
-        INSERT INTO scrape_state (account_key, subject, platform, host, kind, is_core, next_due_at, reason)
-        SELECT account_key, 'profile', platform, host, kind, is_core_account,
-               CASE WHEN is_active THEN :now ELSE 'infinity' END, reason
-        FROM added JOIN wanted USING (platform, handle, host)
+_added = (
+    postgresql.insert(dim_account)
+    .from_select([*_listed, "added_at"], select(*(_wanted.c[name] for name in _listed), _NOW))
+    .on_conflict_do_nothing()
+    .returning(dim_account.c.account_key, dim_account.c.platform, dim_account.c.handle, dim_account.c.host)
+    .cte("added")
+)
+_first_handles = (
+    insert(account_handle)
+    .from_select(
+        ["account_key", "handle", "first_seen_at", "last_seen_at"],
+        select(_added.c.account_key, _added.c.handle, _NOW, _NOW),
     )
-    SELECT platform, handle, host FROM added
-""")
+    .cte("first_handles")
+)
+_first_readings = (
+    insert(scrape_state)
+    .from_select(
+        ["account_key", "subject", "platform", "host", "kind", "is_core", "next_due_at", "reason", "explained"],
+        select(
+            _added.c.account_key,
+            literal("profile"),
+            _wanted.c.platform,
+            _wanted.c.host,
+            _wanted.c.kind,
+            _wanted.c.is_core_account,
+            case((_wanted.c.is_active, _NOW), else_=NEVER_DUE),
+            _wanted.c.reason,
+            _wanted.c.reason.is_not(None),
+        ).join(_wanted, and_(*(_added.c[name] == _wanted.c[name] for name in ("platform", "handle", "host")))),
+    )
+    .cte("first_readings")
+)
+_ADD = select(_added.c.platform, _added.c.handle, _added.c.host).add_cte(_first_handles, _first_readings)
 
 
 def add(conn: Connection, accounts: Sequence[New], *, now: datetime) -> set[str]:
@@ -176,50 +224,54 @@ def add(conn: Connection, accounts: Sequence[New], *, now: datetime) -> set[str]
     """
     added: set[str] = set()
     for batch in _batches(accounts):
-        columns = {
-            **_named([new.sought for new in batch]),
-            **_facts([new.facts for new in batch]),
-            "url": [new.url for new in batch],
-            "kind": [new.kind for new in batch],
-            "reason": [new.reason for new in batch],
-        }
-        added |= {Sought(*row).name for row in conn.execute(_ADD, {**columns, "now": now})}
+        rows = (
+            {
+                **structs.asdict(new.sought),
+                **structs.asdict(new.facts),
+                "url": new.url,
+                "kind": new.kind,
+                "reason": new.reason,
+            }
+            for new in batch
+        )
+        added |= {Sought(*row).name for row in conn.execute(_ADD, {"wanted": as_json(rows), "now": now})}
     return added
 
 
-_CHANGE = text("""
-    WITH wanted AS (
-        SELECT * FROM unnest(
-            CAST(:account_key AS bigint[]), CAST(:org_name AS text[]), CAST(:owner_team AS text[]),
-            CAST(:account_type AS text[]), CAST(:is_core_account AS boolean[]), CAST(:is_active AS boolean[])
-        ) AS w(account_key, org_name, owner_team, account_type, is_core_account, is_active)
-    ), changed AS (
-        UPDATE dim_account a
-        SET org_name = w.org_name, owner_team = w.owner_team, account_type = w.account_type,
-            is_core_account = w.is_core_account, is_active = w.is_active
-        FROM wanted w WHERE a.account_key = w.account_key
+_facts = recordset(
+    "facts",
+    account_key=BigInteger,
+    org_name=Text,
+    owner_team=Text,
+    account_type=Text,
+    is_core_account=Boolean,
+    is_active=Boolean,
+)
+_CHANGE = (
+    update(dim_account)
+    .where(dim_account.c.account_key == _facts.c.account_key)
+    .values({name: _facts.c[name] for name in Facts.__struct_fields__})
+)
+_CHANGE_READINGS = (
+    update(scrape_state)
+    .where(scrape_state.c.account_key == _facts.c.account_key)
+    .values(
+        is_core=_facts.c.is_core_account,
+        next_due_at=case(
+            (_facts.c.is_active.is_(False), NEVER_DUE),
+            (scrape_state.c.next_due_at == NEVER_DUE, _NOW),
+            else_=scrape_state.c.next_due_at,
+        ),
     )
-    UPDATE scrape_state s
-    SET is_core = w.is_core_account,
-        next_due_at = CASE WHEN NOT w.is_active THEN 'infinity'
-                           WHEN s.next_due_at = 'infinity' THEN :now ELSE s.next_due_at END
-    FROM wanted w WHERE s.account_key = w.account_key
-""")
+)
 
 
 def change(conn: Connection, facts: Mapping[int, Facts], *, now: datetime) -> None:
     """Set the facts of accounts by key. One that becomes inactive pauses; one that becomes active is due at `now`."""
     for batch in _batches(list(facts)):
-        columns = {"account_key": batch, **_facts([facts[key] for key in batch])}
-        conn.execute(_CHANGE, {**columns, "now": now})
-
-
-def _named(sought: Sequence[Sought]) -> dict[str, list[str | None]]:
-    return {column: [getattr(s, column) for s in sought] for column in Sought.__struct_fields__}
-
-
-def _facts(facts: Sequence[Facts]) -> dict[str, list[str | bool | None]]:
-    return {column: [getattr(f, column) for f in facts] for column in Facts.__struct_fields__}
+        rows = as_json({"account_key": key, **structs.asdict(facts[key])} for key in batch)
+        conn.execute(_CHANGE, {"facts": rows})
+        conn.execute(_CHANGE_READINGS, {"facts": rows, "now": now})
 
 
 def _batches(whole: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -157,8 +157,9 @@ def clear(yes: bool) -> None:
     with opened() as (settings, engine):
         if not yes:
             click.confirm("Remove all simulated numbers?", abort=True, err=True)
+        resolving = [platform.name for platform in platforms.load().values() if "resolve" in platform.calls]
         with transaction(engine) as conn:
-            removed = writes.clear_simulated(conn)
+            removed = writes.clear_simulated(conn, resolving=resolving)
             listed = overview.keys_by_platform(conn)
         purge(settings, frozenset().union(*(tags.of_job(platform, keys) for platform, keys in listed.items())))
     show_table(("what", "removed"), removed.items())
