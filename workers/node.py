@@ -97,3 +97,27 @@ class Node:
 
     def _at(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
+
+
+class Index:
+    """The objects of a list by the text of one field."""
+
+    def __init__(self, nodes: Sequence[Node], field: str, *, ignore_case: bool = False) -> None:
+        self._fold = str.lower if ignore_case else str
+        self._found: dict[str, Node] = {}
+        self._nameless: BadPage | None = None
+        for node in nodes:
+            try:
+                self._found[self._fold(node.need_text(field))] = node
+            except BadPage as exc:
+                self._nameless = exc
+
+    def get(self, text: str) -> Node | None:
+        """Return the object, or None when the list surely doesn't hold it.
+
+        Raises BadPage when an object can't be told by its field: it may be the one that is looked for.
+        """
+        found = self._found.get(self._fold(text))
+        if found is None and self._nameless is not None:
+            raise BadPage(self._nameless.platform, self._nameless.path)
+        return found

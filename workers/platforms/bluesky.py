@@ -9,13 +9,14 @@ from datetime import datetime
 from pipeline.errors import BadPage, Gone, ScrapeError
 from pipeline.platforms import Call, Client, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
-from workers.node import Node
+from workers.node import Index, Node
 from workers.platforms.base import Base, gone, newest_first, total
 
 _DID = r"did:[a-z]+:[\w.:%-]+"
 _DOMAIN = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]"
 # What an account is called while its domain doesn't point back to it.
 _NO_HANDLE = "handle.invalid"
+_LEFT_OUT = "not found, suspended or deactivated"
 _GONE = {"AccountTakedown": "suspended", "AccountDeactivated": "deactivated"}
 _EMBEDS = {
     "app.bsky.embed.record": "quote",
@@ -57,14 +58,13 @@ class Bluesky(Base):
     def parse_profiles(self, page: Page, accounts: Sequence[Account]) -> Iterator[Profile | Missing]:
         """Unknown, suspended and deactivated accounts are left out of the answer, which doesn't say which it is."""
         found = Node(self.name, page.body).need_nodes("profiles")
-        profiles = {profile.text("handle"): profile for profile in found}
-        profiles |= {profile.text("did"): profile for profile in found}
+        by_did, by_handle = Index(found, "did"), Index(found, "handle", ignore_case=True)
 
         def read(account: Account) -> Profile | Missing:
-            if profile := profiles.get(_actor(account)):
-                return self._profile(account, profile)
-            reason = "not found, suspended or deactivated" if self.is_possible(account) else self.impossible
-            return gone(account, reason)
+            if not self.is_possible(account):
+                return gone(account, self.impossible)
+            profile = by_did.get(account.external_id) if account.external_id else by_handle.get(account.handle)
+            return self._profile(account, profile) if profile else gone(account, _LEFT_OUT)
 
         return self.one_by_one(accounts, read)
 

@@ -10,14 +10,15 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from pipeline.platforms import Call, Client, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
-from workers.node import Node
+from workers.node import Index, Node
 from workers.platforms.base import Base, gone, newest_first
 
 _HANDLE = r"\w(?:[\w.-]*\w)?"
 _DOMAIN = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]"
 # Addresses of other places look the same (tiktok.com/@name); a misspelt one there is no Mastodon account.
 _ELSEWHERE = (
-    r"(?!(?:[^/]+\.)?(?:bsky\.app|medium\.com|threads\.(?:com|net)|tiktok\.com|truthsocial\.com|youtube\.com)/)"
+    r"(?!(?:[^/]+\.)?(?:bsky\.app|threads\.(?:com|net)|"
+    r"(?:facebook|flickr|instagram|linkedin|medium|reddit|tiktok|truthsocial|twitter|x|youtube)\.com)/)"
 )
 _REFUSED = (401, 403)
 
@@ -64,8 +65,7 @@ class Mastodon(Base):
 
     def parse_profiles(self, page: Page, accounts: Sequence[Account]) -> Iterator[Profile | Missing]:
         """An id that the server doesn't know is left out of its answer."""
-        found = self._listed(page, "accounts") if page.status == 200 else []
-        profiles = {profile.text("id"): profile for profile in found}
+        profiles = Index(self._listed(page, "accounts") if page.status == 200 else [], "id")
 
         def read(account: Account) -> Profile | Missing:
             if refused := self._refused(page, account):
@@ -73,7 +73,7 @@ class Mastodon(Base):
             if page.status == 404:
                 reason = "its server can't be asked by ids: that needs Mastodon 4.3"
                 return Missing(account_key=account.account_key, result="failed", reason=reason)
-            profile = profiles.get(account.external_id)
+            profile = profiles.get(self.known_id(account))
             return self._profile(account, profile) if profile else gone(account, "not found")
 
         return self.one_by_one(accounts, read)

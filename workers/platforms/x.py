@@ -10,7 +10,7 @@ from urllib.parse import quote
 from pipeline.errors import Gone, NotAllowed, QuotaSpent, ScrapeError
 from pipeline.platforms import Call, Client, Offers, UrlRule, midnight_after
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
-from workers.node import Node
+from workers.node import Index, Node
 from workers.platforms.base import Base, gone, newest_first, total
 
 _USER_FIELDS = "name,username,description,profile_image_url,public_metrics,verified"
@@ -75,17 +75,16 @@ class X(Base):
     ) -> Iterator[Profile | Missing]:
         """Find each account among the users, else among the problems. Neither keeps the order asked for."""
         body = Node(self.name, page.body)
-        users = {(user.text(key) or "").lower(): user for user in body.nodes("data")}
-        problems = {(problem.text("value") or "").lower(): problem for problem in body.nodes("errors")}
+        users = Index(body.nodes("data"), key, ignore_case=True)
+        problems = Index(body.nodes("errors"), "value", ignore_case=True)
 
         def read(account: Account) -> Profile | Missing:
-            asked = key_of(account).lower()
-            if asked in users:
-                return self._profile(account, users[asked])
             if not self.is_possible(account):
                 return gone(account, self.impossible)
-            if asked in problems:
-                return _missing(account, problems[asked])
+            if user := users.get(key_of(account)):
+                return self._profile(account, user)
+            if problem := problems.get(key_of(account)):
+                return _missing(account, problem)
             return Missing(account_key=account.account_key, result="failed", reason="left out of X's answer")
 
         return self.one_by_one(accounts, read)

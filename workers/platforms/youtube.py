@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pipeline.errors import NotAllowed, QuotaSpent, RateLimited, ScrapeError
 from pipeline.platforms import Call, Client, Offers, Quota, UrlRule, midnight_after
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Precision, Profile
-from workers.node import Node
+from workers.node import Index, Node
 from workers.platforms.base import Base, gone, newest_first
 from workers.reset import retry_at
 
@@ -83,10 +83,10 @@ class YouTube(Base):
 
     def parse_profiles(self, page: Page, accounts: Sequence[Account]) -> Iterator[Profile | Missing]:
         """A channel that was deleted or terminated is left out of the answer."""
-        channels = {channel.text("id"): channel for channel in self._channels(page)}
+        channels = Index(self._channels(page), "id")
 
         def read(account: Account) -> Profile | Missing:
-            channel = channels.get(account.external_id)
+            channel = channels.get(self.known_id(account))
             return self._profile(account, channel) if channel else gone(account, "deleted or terminated")
 
         return self.one_by_one(accounts, read)

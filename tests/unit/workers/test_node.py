@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pipeline.errors import BadPage
-from workers.node import Node
+from workers.node import Index, Node
 
 
 def node(**fields: object) -> Node:
@@ -70,3 +70,16 @@ def test_a_list_may_be_absent_but_not_something_else() -> None:
         node().need_nodes("items")
     with pytest.raises(BadPage, match=r"data\[1\]\.items$"):
         node(items={"a": 1}).nodes("items")
+
+
+def test_an_object_is_found_by_a_field_in_any_case_where_case_doesn_t_count() -> None:
+    users = Node("x", {"data": [{"name": "Rivers"}, {"name": "Lakes"}]}).nodes("data")
+    assert Index(users, "name", ignore_case=True).get("LAKES") is users[1]
+    assert Index(users, "name").get("LAKES") is None
+
+
+def test_nothing_counts_as_left_out_while_an_object_can_t_be_told() -> None:
+    found = Index(Node("x", {"data": [{"name": "Rivers"}, {"name": None}]}).nodes("data"), "name")
+    assert found.get("Rivers") is not None
+    with pytest.raises(BadPage, match=r"data\[1\]\.name$"):
+        found.get("Lakes")
