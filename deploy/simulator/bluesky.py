@@ -176,12 +176,12 @@ def _post(author: Actor, account: Account, post: Post) -> dict[str, Any]:
         "labels": [],
     }
     if post.kind == "quote":
+        record["embed"] = {"$type": "app.bsky.embed.record", "record": other}
         item["embed"] = {"$type": "app.bsky.embed.record#view", "record": other}
     elif post.has_media:
-        item["embed"] = {
-            "$type": "app.bsky.embed.images#view",
-            "images": [{"alt": "", "fullsize": account.avatar_url}],
-        }
+        record["embed"] = {"$type": "app.bsky.embed.images", "images": [{"alt": ""}]}
+        image = {"alt": "", "fullsize": account.avatar_url}
+        item["embed"] = {"$type": "app.bsky.embed.images#view", "images": [image]}
     return item
 
 

@@ -5,6 +5,7 @@ import sys
 from contextlib import suppress
 from http.client import responses
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Any, Self
@@ -59,6 +60,10 @@ class _Server(ThreadingHTTPServer):
         self._connections: set[socket.socket] = set()
         self._lock = Lock()
         super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        """Bind without asking the name service what this machine is called, as HTTPServer does."""
+        TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:

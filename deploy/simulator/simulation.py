@@ -42,6 +42,8 @@ class LimitOrder(Struct, forbid_unknown_fields=True):
 
 
 class Simulation:
+    """The state behind every connection; its methods may be called from many threads at once."""
+
     def __init__(self, seed: int) -> None:
         world = World(seed)
         sites: tuple[Site, ...] = (X(world), YouTube(world), Bluesky(world), Mastodon(world), TruthSocial(world))
@@ -58,13 +60,13 @@ class Simulation:
     def get(self, target: str, headers: Mapping[str, str]) -> tuple[Answer, Fault | None]:
         """Answer a GET request (header names in lower case), and say what happens to the answer on its way."""
         path, _, query = target.partition("?")
-        _, platform, *rest = (*path.split("/", 2), "")
+        platform, _, rest = path.removeprefix("/").partition("/")
         if path == "/_simulator/state":
             return Answer(200, self._state()), None
         if platform not in self._sites:
             return _no_such_path(path), None
         request = Request(
-            path=f"/{rest[0]}",
+            path=f"/{rest}",
             query=parse_qs(query, keep_blank_values=True),
             headers=headers,
             at=datetime.now(UTC) + self._offset,

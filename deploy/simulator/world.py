@@ -20,6 +20,7 @@ from deploy.simulator.names import is_marked
 PostKind = Literal["post", "reply", "repost", "quote"]
 
 _DAY_S = 86_400
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BEGAN = datetime(2023, 1, 2, tzinfo=UTC)
 _RHYTHM = (1.1, 1.0, 0.7, 0.7, 1.2, 1.2, 1.1)  # growth per day of the week; day 0 of the epoch was a Thursday
 _RHYTHM_BEFORE = tuple(sum(_RHYTHM[:weekday]) for weekday in range(7))
@@ -166,6 +167,8 @@ class Account:
 
 
 class World:
+    """Where every name has its account. Another seed is another world."""
+
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
@@ -188,7 +191,7 @@ class Snowflake:
     def moment_before(self, post_id: int) -> datetime:
         """Return the last millisecond before a post of this id (of at most 19 digits)."""
         elapsed_ms = (post_id >> self._bits) + self._epoch_ms - 1
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=elapsed_ms)
+        return _EPOCH + timedelta(milliseconds=elapsed_ms)
 
 
 def iso(moment: datetime) -> str:
@@ -197,7 +200,7 @@ def iso(moment: datetime) -> str:
 
 
 def _epoch_ms(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def _kind(percent: int) -> PostKind:

@@ -120,7 +120,7 @@ class X:
             "profile_image_url": account.avatar_url,
             "protected": is_marked(asked.username, "private"),
             "public_metrics": _user_metrics(account, request),
-            "url": "https://t.co/simulated0",
+            "url": "https://www.example.org",
             "verified": account.is_verified,
             "verified_type": "government" if account.is_verified else "none",
         }

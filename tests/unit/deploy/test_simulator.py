@@ -414,6 +414,8 @@ def test_bluesky_pages_a_feed_with_reposts_of_others(asker: Asker) -> None:
     assert {item["reason"]["$type"] for item in reposts} == {"app.bsky.feed.defs#reasonRepost"}
     assert profile["did"] not in {item["post"]["author"]["did"] for item in reposts}
     assert {item["post"]["author"]["did"] for item in feed if "reason" not in item} == {profile["did"]}
+    embeds = {item["post"]["record"]["embed"]["$type"] for item in feed if "embed" in item["post"]["record"]}
+    assert embeds == {"app.bsky.embed.images", "app.bsky.embed.record"}
 
 
 def test_bluesky_leaves_out_replies_when_asked(asker: Asker) -> None:
