@@ -15,6 +15,7 @@ from db.engine import DatabaseError, PoolTimeout
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
+_UNSAID = {404: "There is nothing at this address.", 405: "This address does not take this method; Allow lists those it takes."}
 
 
 class Fault(Struct, frozen=True):
@@ -53,7 +54,7 @@ def _serialize(req: Request, resp: Response, error: falcon.HTTPError) -> None:
         "type": "about:blank",
         "title": http.HTTPStatus(status).phrase,
         "status": status,
-        "detail": error.description or error.title,
+        "detail": error.description or _UNSAID.get(status) or http.HTTPStatus(status).phrase,
     }
     if isinstance(error, Problem) and error.faults:
         problem["errors"] = error.faults

@@ -1,4 +1,4 @@
-"""What a request may say, as typed records, and how it is read. Every fault of a query is named at once."""
+"""What a request may say, as typed records, and how it is read."""
 
 import base64
 from collections.abc import Mapping
@@ -54,9 +54,10 @@ class PageQuery(SortedQuery, frozen=True, kw_only=True):
     page: PageNumber = 1
 
 
-class ListQuery(ObjectQuery, SortedQuery, frozen=True, kw_only=True):
+class ListQuery(SortedQuery, frozen=True, kw_only=True):
     """What every list of accounts may be asked."""
 
+    fields: str | None = None
     page: PageNumber | None = None
     cursor: str | None = None
     platform: str | None = None
@@ -175,11 +176,11 @@ def parse_list(params: Params, query_type: type[Listed], of: ListName, platforms
     return query
 
 
-def chosen_fields(query: ObjectQuery, record: type[Struct]) -> tuple[str, ...] | None:
+def chosen_fields(fields: str | None, record: type[Struct]) -> tuple[str, ...] | None:
     """Return the fields asked for, in that order, or None for all. Raises Problem for one that doesn't exist."""
-    if query.fields is None:
+    if fields is None:
         return None
-    names = tuple(query.fields.split(","))
+    names = tuple(fields.split(","))
     known = [field.encode_name for field in msgspec.structs.fields(record)]
     faults = [
         Fault("fields", f"{_shown(name)!r} is not one of {', '.join(known)}") for name in names if name not in known

@@ -24,10 +24,10 @@ from sqlalchemy import (
 )
 
 from db.models import (
+    NEVER_DUE,
     account_handle,
     account_latest,
     annotation,
-    dataset,
     dim_account,
     fact_followers_snapshot,
     scrape_job,
@@ -130,8 +130,6 @@ class JobReport(Struct, frozen=True, kw_only=True):
     kind: Kind
     lane: Lane
     state: JobState
-    attempt: int
-    requested_by: str | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -223,7 +221,7 @@ _COLUMNS: dict[str, ColumnElement[Any]] = {
     "account_url": dim_account.c.url,
     "growth_7d_pct": cast(func.round(100.0 * account_latest.c.delta_7d / _WEEK_AGO, 2), Double),
     "consecutive_failures": func.coalesce(scrape_state.c.failures, 0),
-    "next_due_at": func.nullif(scrape_state.c.next_due_at, literal("infinity")),  # paused: never
+    "next_due_at": func.nullif(scrape_state.c.next_due_at, NEVER_DUE),  # paused: never
 }
 _AS_OF: dict[ListName, ColumnElement[Any]] = {
     "summary": account_latest.c.captured_at,
@@ -384,14 +382,6 @@ def overview(conn: Connection, clock: Clock) -> Overview:
         as_of=max((row[4] for row in rows if row[4]), default=None),
         by_status={row[0]: row[1] for row in rows},
     )
-
-
-_DATASET = select(dataset.c.source)
-
-
-def held(conn: Connection) -> Source | None:
-    """Return what the database holds, live or simulated readings; None before the first."""
-    return conn.execute(_DATASET).scalar_one_or_none()
 
 
 def alive(conn: Connection) -> None:

@@ -1,9 +1,26 @@
 # ruff: noqa: N999  # the name that gunicorn gives its configuration
 """How gunicorn runs the API: addresses and processes from the settings, its own asyncio worker."""
 
+from typing import Any
+
+from gunicorn.glogging import Logger
+
+from pipeline import log
 from pipeline.settings import load_settings
 
 _settings = load_settings()
+
+
+class OneLog(Logger):
+    """Sends what gunicorn says into the log of everything else."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        log.configure(_settings, "api")
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+
 _host = f"[{_settings.bind}]" if ":" in _settings.bind else _settings.bind
 
 bind = f"{_host}:{_settings.port}"
@@ -18,12 +35,6 @@ graceful_timeout = 3
 keepalive = 5
 # Its socket would lie under the home directory, one for all gunicorns of a user.
 control_socket_disable = True
+logger_class = OneLog
 # Each request has its closing line from the API itself.
 accesslog = None
-logconfig_dict = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"plain": {"format": "%(asctime)s [%(levelname)s] gunicorn %(message)s"}},
-    "handlers": {"out": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "plain"}},
-    "loggers": {"gunicorn.error": {"level": _settings.log_level.upper(), "handlers": ["out"], "propagate": False}},
-}

@@ -16,7 +16,7 @@ from api.cache.entries import Content
 from api.cached import HTML, Cached
 from api.problems import Fault, refuse
 from api.schemas import PageQuery, parse_sorted
-from db import reads
+from db import dataset, reads
 from db.engine import Engines
 from db.reads import AccountSummary, Clock, Filters, Order, Window
 from pipeline.platforms import Platform
@@ -44,10 +44,10 @@ _COLUMNS = (
     ("delta_1d", "1 day", True),
     ("delta_7d", "7 days", True),
     ("delta_30d", "30 days", True),
-    ("following", "Following", True),
-    ("posts", "Posts", True),
     ("engagement", "Engagement", True),
-    ("captured_at", "Last read (UTC)", False),
+    ("posts", "Posts", True),
+    ("following", "Following", True),
+    ("captured_at", "Status, last read", False),
 )
 
 
@@ -80,11 +80,11 @@ class AccountsPage:
             if query.page > last_page:
                 raise refuse(Fault("page", f"{query.page} is beyond the last page, {last_page}"))
             accounts = reads.summary(conn, Filters(), query.order, window, clock).rows
-            held = reads.held(conn)
+            source = dataset.source_of(conn)
         page = self._template.render(
             accounts=accounts,
             overview=overview,
-            simulated=held == "simulated",
+            simulated=source == "simulated",
             titles={name: platform.title for name, platform in self._platforms.items()},
             columns=[_heading(query.order, *column) for column in _COLUMNS],
             status_help=_STATUS_HELP,

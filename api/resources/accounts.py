@@ -64,7 +64,7 @@ class OneAccount:
 
     async def on_get(self, req: Request, resp: Response, platform: str, handle: str) -> None:
         query = parse(req.context.params, ObjectQuery)
-        names = chosen_fields(query, AccountDetail)
+        names = chosen_fields(query.fields, AccountDetail)
         await self._cached.give(req, resp, ttl_s=TTL_S, read=lambda: self._read(platform, handle, names))
 
     on_head = on_get

@@ -63,7 +63,7 @@ class AccountHistory:
 
     async def on_get(self, req: Request, resp: Response, platform: str, handle: str) -> None:
         query = parse(req.context.params, HistoryQuery)
-        names = chosen_fields(query, History)
+        names = chosen_fields(query.fields, History)
         now = datetime.now(UTC)
         first, last = query.span(now.date())
         read = partial(self._read, platform, handle, first, last, query.interval, names, now)

@@ -45,7 +45,7 @@ class OneJob:
         self._threads = threads
 
     async def on_get(self, req: Request, resp: Response, job_id: str) -> None:
-        names = chosen_fields(parse(req.context.params, ObjectQuery), JobAnswer)
+        names = chosen_fields(parse(req.context.params, ObjectQuery).fields, JobAnswer)
         job = None
         if _JOB_ID.fullmatch(job_id):
             job = await asyncio.get_running_loop().run_in_executor(self._threads, self._read, job_id)

@@ -33,7 +33,7 @@ def read_list(
     stale_after_s: float,
 ) -> Content:
     """Read a part of a list as JSON. Raises Problem for a page that it doesn't have."""
-    names = chosen_fields(query, row_type)
+    names = chosen_fields(query.fields, row_type)
     after = None if query.cursor is None else place_of(query.cursor, query.order, row_type)
     page = None if query.cursor is not None else query.page or 1
     clock = Clock(datetime.now(UTC), stale_after_s)
