@@ -15,7 +15,7 @@ from deploy.simulator.names import channel_id, first_name, is_marked, name_of_ch
 from deploy.simulator.site import Answer, Refused, Request, Route, amount
 from deploy.simulator.world import Account, Post, World, iso
 
-_CHANNEL = r"UC[\w-]{22}"
+_CHANNEL = r"UC[A-Za-z0-9_-]{22}"
 _BATCH = 50
 _FILTERS = ("id", "forHandle", "forUsername")
 _UNITS = Limit(10_000, 86_400, midnight_in="America/Los_Angeles")
@@ -77,7 +77,7 @@ class YouTube:
             raise _bad("invalidParameter", "maxResults must be between 0 and 50.")
         playlist = request.first("playlistId")
         channel = "UC" + playlist.removeprefix("UU")
-        account = self._account(channel) if re.fullmatch(r"UU[\w-]{22}", playlist) else None
+        account = self._account(channel) if re.fullmatch(r"UU[A-Za-z0-9_-]{22}", playlist) else None
         if account is None or not account.posts(request.at):
             message = "The playlist identified with the request's playlistId parameter cannot be found."
             raise Refused(_error(404, "playlistNotFound", message, domain="youtube.playlistItem", status="NOT_FOUND"))

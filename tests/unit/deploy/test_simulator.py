@@ -690,6 +690,8 @@ def test_unknown_paths_are_404_in_json(asker: Asker, path: str) -> None:
         "/youtube/channels?part=snippet&forHandle=%E2%98%83",
         "/youtube/playlistItems?part=snippet&playlistId=UU______________________&pageToken=%C3%A9",
         "/youtube/videos?part=snippet&id=%00",
+        "/youtube/channels?part=snippet&id=UC" + "%C3%A9" * 22,
+        "/youtube/playlistItems?part=snippet&playlistId=UU" + "%C3%A9" * 22,
     ],
 )
 def test_garbage_gets_an_answer_and_never_a_traceback(
