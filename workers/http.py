@@ -139,7 +139,7 @@ class HttpClient:
         page = Page(answer.status, headers, body, fetched_at=self._now())
         if (allowed := allowance(headers, page.fetched_at)) is not None:
             self._heed(allowed)
-        if (error := self._platform.explain(page)) is not None:
+        if (error := self._explained(page)) is not None:
             raise error
         if _is_wall(page, content):
             raise NotAllowed(self._platform.name, "a bot check or a login page stands before it")
@@ -149,6 +149,12 @@ class HttpClient:
         if fault:
             raise fault
         return page
+
+    def _explained(self, page: Page) -> ScrapeError | None:
+        try:
+            return self._platform.explain(page)
+        except BadPage:
+            return None  # not an error as documented: its status speaks, or the reader finds out
 
     def _decoded(self, content: bytes) -> tuple[Any, ScrapeError | None]:
         """Return the JSON body and None, or None and what is wrong with it."""

@@ -7,6 +7,9 @@ from pipeline.errors import BadPage, Gone, ScrapeError, Transient
 from pipeline.platforms import Call, Client, Offers, Platform, Quota
 from pipeline.records import Account, Kind, Missing, Page, Post, Profile
 
+# A host name with a dot in it, in lower case.
+DOMAIN = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]"
+
 
 class Base(Platform):
     """A platform without a reader, credentials or error shapes of its own; subclasses say what they have."""
@@ -22,6 +25,13 @@ class Base(Platform):
 
     def explain(self, page: Page) -> ScrapeError | None:
         return None
+
+    def get_batch(self, http: Client, path: str, params: Sequence[tuple[str, str]]) -> Page:
+        """Ask for many accounts. A 404 means that there is no such call, not that all of them are gone."""
+        page = http.get(path, params, expect=(200, 404))
+        if page.status == 404:
+            raise BadPage(self.name, "status 404")
+        return page
 
     def one_by_one(
         self, accounts: Sequence[Account], read: Callable[[Account], Profile | Missing]

@@ -10,10 +10,9 @@ from pipeline.errors import BadPage, Gone, ScrapeError
 from pipeline.platforms import Call, Client, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Index, Node
-from workers.platforms.base import Base, gone, newest_first, total
+from workers.platforms.base import DOMAIN, Base, gone, newest_first, total
 
 _DID = r"did:[a-z]+:[\w.:%-]+"
-_DOMAIN = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]"
 # What an account is called while its domain doesn't point back to it.
 _NO_HANDLE = "handle.invalid"
 _LEFT_OUT = "not found, suspended or deactivated"
@@ -34,8 +33,8 @@ class Bluesky(Base):
         "profiles": Call(limit="2/s", batch=25),
         "posts": Call(limit="2/s"),
     }
-    handle_pattern = rf"{_DID}|{_DOMAIN}"
-    urls = (UrlRule(rf"bsky\.app/profile/@?(?P<handle>(?P<id>{_DID})|{_DOMAIN})"),)
+    handle_pattern = rf"{_DID}|{DOMAIN}"
+    urls = (UrlRule(rf"bsky\.app/profile/@?(?P<handle>(?P<id>{_DID})|{DOMAIN})"),)
 
     def profile_url(self, handle: str, host: str) -> str:
         return f"https://bsky.app/profile/{handle}"
@@ -53,7 +52,7 @@ class Bluesky(Base):
     def fetch_profiles(self, accounts: Sequence[Account], http: Client) -> Page:
         """Ask by did where it is known, else by handle. One that can't exist would be a 400 for all of them."""
         known = self.possible(accounts)
-        return http.get("/app.bsky.actor.getProfiles", [("actors", _actor(account)) for account in known])
+        return self.get_batch(http, "/app.bsky.actor.getProfiles", [("actors", _actor(account)) for account in known])
 
     def parse_profiles(self, page: Page, accounts: Sequence[Account]) -> Iterator[Profile | Missing]:
         """Unknown, suspended and deactivated accounts are left out of the answer, which doesn't say which it is."""

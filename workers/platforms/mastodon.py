@@ -11,10 +11,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 from pipeline.platforms import Call, Client, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Index, Node
-from workers.platforms.base import Base, gone, newest_first
+from workers.platforms.base import DOMAIN, Base, gone, newest_first
 
 _HANDLE = r"\w(?:[\w.-]*\w)?"
-_DOMAIN = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]"
 # Addresses of other places look the same (tiktok.com/@name); a misspelt one there is no Mastodon account.
 _ELSEWHERE = (
     r"(?!(?:[^/]+\.)?(?:bsky\.app|threads\.(?:com|net)|"
@@ -41,8 +40,8 @@ class Mastodon(Base):
     uses: tuple[str, ...] = ("MASTODON_ACCESS_TOKEN",)
     handle_pattern = _HANDLE
     urls: tuple[UrlRule, ...] = (
-        UrlRule(rf"{_ELSEWHERE}{_DOMAIN}/@(?P<handle>{_HANDLE})@(?P<host>{_DOMAIN})"),
-        UrlRule(rf"{_ELSEWHERE}(?P<host>{_DOMAIN})/@(?P<handle>{_HANDLE})"),
+        UrlRule(rf"{_ELSEWHERE}{DOMAIN}/@(?P<handle>{_HANDLE})@(?P<host>{DOMAIN})"),
+        UrlRule(rf"{_ELSEWHERE}(?P<host>{DOMAIN})/@(?P<handle>{_HANDLE})"),
     )
     posts_per_page = 40
 

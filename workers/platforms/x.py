@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 from pipeline.errors import Gone, NotAllowed, QuotaSpent, ScrapeError
-from pipeline.platforms import Call, Client, Offers, UrlRule, midnight_after
+from pipeline.platforms import Call, Client, UrlRule, midnight_after
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Index, Node
 from workers.platforms.base import Base, gone, newest_first, total
@@ -23,7 +23,6 @@ class X(Base):
     name = "x"
     title = "X"
     base_url = "https://api.x.com"
-    offers = Offers()
     calls: Mapping[Kind, Call] = {
         "resolve": Call(limit="300/15m", batch=100, price_usd=0.010),
         "profiles": Call(limit="300/15m", batch=100, price_usd=0.010),
@@ -47,6 +46,8 @@ class X(Base):
         if problem == "usage-capped":
             resets_at = midnight_after(page.fetched_at, "UTC")
             return QuotaSpent(self.name, "the X project's usage cap is reached", retry_at=resets_at)
+        if page.status == 404 and problem == "resource-not-found":
+            return Gone(self.name, "not found")
         if page.status == 402:
             return NotAllowed(self.name, "the X project has no credits left")
         if page.status == 403 and problem in ("client-forbidden", "client-not-enrolled"):
@@ -58,14 +59,14 @@ class X(Base):
     def fetch_resolve(self, accounts: Sequence[Account], http: Client) -> Page:
         """Ask by name. A name that can't exist would be a 400 for all of them, so it isn't asked for."""
         names = ",".join(account.handle for account in self.possible(accounts))
-        return http.get("/2/users/by", [("usernames", names), ("user.fields", _USER_FIELDS)])
+        return self.get_batch(http, "/2/users/by", [("usernames", names), ("user.fields", _USER_FIELDS)])
 
     def parse_resolve(self, page: Page, accounts: Sequence[Account]) -> Iterator[Profile | Missing]:
         return self._parse_users(page, accounts, key="username", key_of=lambda account: account.handle)
 
     def fetch_profiles(self, accounts: Sequence[Account], http: Client) -> Page:
         ids = ",".join(map(self.known_id, accounts))
-        return http.get("/2/users", [("ids", ids), ("user.fields", _USER_FIELDS)])
+        return self.get_batch(http, "/2/users", [("ids", ids), ("user.fields", _USER_FIELDS)])
 
     def parse_profiles(self, page: Page, accounts: Sequence[Account]) -> Iterator[Profile | Missing]:
         return self._parse_users(page, accounts, key="id", key_of=self.known_id)

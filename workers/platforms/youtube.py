@@ -79,7 +79,7 @@ class YouTube(Base):
 
     def fetch_profiles(self, accounts: Sequence[Account], http: Client) -> Page:
         ids = ",".join(map(self.known_id, accounts))
-        return http.get("/channels", [_CHANNEL_PARTS, ("id", ids), ("maxResults", "50")])
+        return self.get_batch(http, "/channels", [_CHANNEL_PARTS, ("id", ids), ("maxResults", "50")])
 
     def parse_profiles(self, page: Page, accounts: Sequence[Account]) -> Iterator[Profile | Missing]:
         """A channel that was deleted or terminated is left out of the answer."""
