@@ -11,6 +11,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from redis import Redis
 
 from pipeline import platforms
 from pipeline.limits import Rate
@@ -96,6 +97,15 @@ class Settings(BaseSettings):
         if scheme not in ("postgres", "postgresql", "postgresql+psycopg2"):
             raise ValueError("is not a PostgreSQL address (postgresql://user:password@host/name)")
         return SecretStr(f"postgresql+psycopg2://{rest}")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        try:
+            Redis.from_url(value.get_secret_value()).close()
+        except ValueError:  # its text may quote the address, password and all
+            raise ValueError("is not a Redis address (redis://host:6379/0 or unix:///path?db=0)") from None
+        return value
 
     @property
     def source(self) -> Source:
