@@ -45,6 +45,8 @@ def of_text(text: str, platforms: Platforms) -> Named:
     first, slash, rest = text.strip().partition("/")
     if slash and first.casefold() in platforms:
         return of_handle(platforms[first.casefold()], rest)
+    if not slash and "." not in text:
+        raise Unclear(f"{text!r} names no platform: write x/name, mastodon/name@host or a URL")
     return of_url(text, platforms)
 
 

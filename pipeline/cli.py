@@ -104,7 +104,7 @@ def status(as_json: bool) -> None:
     now = datetime.now(UTC)
     with opened() as (settings, engine), reading(engine) as conn:
         groups = overview.groups(conn, now=now, stale_after_s=settings.stale_after_s)
-        last_read_at, source = overview.last_reading(conn), reads.held(conn)
+        last_read_at, source = overview.last_reading(conn), writes.source_of(conn)
         backlog = [(platform, kind, jobs) for (platform, kind), jobs in sorted(claims.backlog(conn).items())]
         pauses = sorted(claims.pauses(conn, now).items())
     if as_json:
@@ -125,10 +125,10 @@ def status(as_json: bool) -> None:
     note(
         f"{sum(g.accounts for g in groups)} accounts; last read {moment(last_read_at)}; numbers: {source or 'none yet'}."
     )
-    for platform, kind, jobs in backlog:
-        note(f"{platform} {kind}: {jobs} jobs queued.")
-    for platform, pause in pauses:
-        note(f"{platform} pauses until {moment(pause.until)}: {pause.reason}.")
+    show_table(("platform", "call", "jobs queued"), backlog)
+    show_table(
+        ("platform", "pauses until", "reason"), ((p, moment(pause.until), pause.reason) for p, pause in pauses)
+    )
 
 
 @main.command("doctor")
@@ -163,6 +163,7 @@ def clear(yes: bool) -> None:
             listed = overview.keys_by_platform(conn)
         purge(settings, frozenset().union(*(tags.of_job(platform, keys) for platform, keys in listed.items())))
     show_table(("what", "removed"), removed.items())
+    note("Removed." if removed else "The database holds no simulated numbers.")
 
 
 @main.group("keys")

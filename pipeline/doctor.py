@@ -12,6 +12,7 @@ from msgspec import Struct
 from redis import Redis, RedisError
 
 from db import migrate, overview, reads
+from db.dataset import source_of
 from db.engine import DatabaseError, Engine, reading
 from pipeline.app import make_celery
 from pipeline.platforms import Platform
@@ -49,7 +50,8 @@ def examine(settings: Settings, engine: Engine, platforms: Mapping[str, Platform
             with reading(engine) as conn:
                 counts = overview.account_counts(conn)
     yield from _redis(settings)
-    yield broker(settings)
+    if settings.broker_url:
+        yield broker(settings)
     for name, accounts in counts.items():
         yield _platform(name, accounts, settings, platforms)
     yield from _base_urls(settings, platforms)
@@ -73,7 +75,7 @@ def _schema(engine: Engine) -> Finding:
 
 def _source(engine: Engine, settings: Settings) -> Finding:
     with reading(engine) as conn:
-        held = reads.held(conn)
+        held = source_of(conn)
     if held in (None, settings.source):
         return Finding("ok", "numbers", f"{held or 'none yet'}; this process reads {settings.source} ones")
     mend = "run `rollcall demo clear`" if held == "simulated" else "set DATABASE_URL to another database"
@@ -96,14 +98,8 @@ def _clock(engine: Engine) -> Finding:
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
-    try:
-        client = Redis.from_url(
-            settings.redis_url.get_secret_value(), socket_timeout=_CONNECT_S, socket_connect_timeout=_CONNECT_S
-        )
-    except ValueError:
-        yield Finding("fail", "redis", "REDIS_URL is not an address", "write it as redis://host:6379/0")
-        return
-    with client:
+    url = settings.redis_url.get_secret_value()
+    with Redis.from_url(url, socket_timeout=_CONNECT_S, socket_connect_timeout=_CONNECT_S) as client:
         try:
             client.ping()
         except RedisError as exc:
@@ -147,15 +143,15 @@ def broker(settings: Settings) -> Finding:
 
 
 def _platform(name: str, accounts: int, settings: Settings, platforms: Mapping[str, Platform]) -> Finding:
-    platform = platforms.get(name)
+    platform, count = platforms.get(name), f"{accounts} account{'s' if accounts > 1 else ''}"
     if platform is None:
-        return Finding("fail", name, f"{accounts} accounts, but nothing installed knows this platform", "install it")
+        return Finding("fail", name, f"{count}, but nothing installed knows this platform", "install it")
     if not platform.calls:
-        return Finding("warn", name, f"{accounts} accounts, no reader yet", "they stay in the list without numbers")
+        return Finding("warn", name, f"{count}, no reader yet", "they stay in the list without numbers")
     if lacking := settings.lacks(platform):
-        return Finding("warn", name, f"{accounts} accounts wait for a credential", f"set {' and '.join(lacking)}")
+        return Finding("warn", name, f"{count} waiting for a credential", f"set {' and '.join(lacking)}")
     # The host alone: an address may carry a proxy's password.
-    return Finding("ok", name, f"{accounts} accounts, read from {urlsplit(settings.base_url(platform)).hostname}")
+    return Finding("ok", name, f"{count}, read from {urlsplit(settings.base_url(platform)).hostname}")
 
 
 def _base_urls(settings: Settings, platforms: Mapping[str, Platform]) -> Iterator[Finding]:

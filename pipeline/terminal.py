@@ -14,7 +14,7 @@ from rich.text import Text
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows; into a pipe one line each, without a heading, nothing shortened."""
+    """Print rows, or nothing when there are none; into a pipe one line each, without a heading, nothing shortened."""
     console = Console()
     if not console.is_terminal:
         for row in rows:
@@ -23,7 +23,8 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))  # Text: an organisation's [brackets] are no markup
-    console.print(table)
+    if table.rows:
+        console.print(table)
 
 
 def show_json(value: object) -> None:
