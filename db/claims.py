@@ -68,10 +68,13 @@ class Pause(Struct, frozen=True):
     result: Literal["limited", "quota", "blocked"]
 
 
+# No parameter is named as a column is: SQLAlchemy would take it for a value to write.
 _NOW = bindparam("now", type_=UTC)
-_LEASE_UNTIL = bindparam("lease_until", type_=UTC)
-_JOB_ID = bindparam("job_id", type_=UUID(as_uuid=False))
-_PLATFORM = bindparam("platform", type_=Text)
+_LEASE_END = bindparam("lease_end", type_=UTC)
+_JOB = bindparam("job", type_=UUID(as_uuid=False))
+_PLATFORM = bindparam("of_platform", type_=Text)
+_KIND = bindparam("of_kind", type_=Text)
+_SUBJECT = bindparam("of_subject", type_=Text)
 _JOB_COLUMNS = [scrape_job.c[name] for name in ("job_id", "platform", "kind", "lane", "attempt", "cursor", "page")]
 _FINISHED = ("succeeded", "partly_failed", "failed")
 
@@ -102,7 +105,7 @@ def _claim_of(lane: Literal["core", "retry"]) -> _Query:
     """Build the statement of `claim_due` for one lane."""
     due = (
         scrape_state.c.platform == _PLATFORM,
-        scrape_state.c.kind == bindparam("kind"),
+        scrape_state.c.kind == _KIND,
         # As the index has it: `failures > 0` negated in any other way isn't matched with it.
         (scrape_state.c.failures > 0).is_(lane == "retry"),
         scrape_state.c.job_id.is_(None),
@@ -128,18 +131,18 @@ def _claim_of(lane: Literal["core", "retry"]) -> _Query:
     claimed = (
         update(scrape_state)
         .where(scrape_state.c.account_key == batch.c.account_key, scrape_state.c.subject == batch.c.subject)
-        .values(job_id=_JOB_ID)
+        .values(job_id=_JOB)
         .returning(scrape_state.c.account_key, scrape_state.c.failures, scrape_state.c.job_id)
         .cte("claimed")
     )
     values: dict[str, ColumnElement[Any]] = {
-        "job_id": _JOB_ID,
+        "job_id": _JOB,
         "platform": _PLATFORM,
-        "kind": bindparam("kind", type_=Text),
+        "kind": _KIND,
         "lane": literal(lane, Text),
         "state": literal("queued", Text),
         "accounts": func.array_agg(aggregate_order_by(claimed.c.account_key, claimed.c.account_key)),
-        "lease_until": _LEASE_UNTIL,
+        "lease_until": _LEASE_END,
         "created_at": _NOW,
     }
     job = (
@@ -176,12 +179,12 @@ def claim_due(
     are of one host, that of the most urgent. Accounts that another transaction is claiming are passed over.
     """
     values = {
-        "platform": platform,
-        "kind": kind,
+        "of_platform": platform,
+        "of_kind": kind,
         "batch": batch,
         "now": now,
-        "lease_until": lease_until,
-        "job_id": job_id,
+        "lease_end": lease_until,
+        "job": job_id,
     }
     return next(iter(_jobs(conn.execute(_CLAIM_DUE[lane], values))), None)
 
@@ -198,7 +201,7 @@ _ASKED_FOR = (
     .join_from(scrape_state, dim_account)
     .where(
         scrape_state.c.account_key == func.any(bindparam("account_keys", type_=ARRAY(BigInteger))),
-        scrape_state.c.subject == bindparam("subject"),
+        scrape_state.c.subject == _SUBJECT,
     )
     .order_by(scrape_state.c.account_key)
     .with_for_update(of=scrape_state)
@@ -213,8 +216,8 @@ _INSERT_REQUESTED = insert(scrape_job).from_select(
         _NEW_JOBS.c.account_keys,
         literal("user_requested", Text),
         literal("queued", Text),
-        bindparam("requested_by", type_=Text),
-        _LEASE_UNTIL,
+        bindparam("person", type_=Text),
+        _LEASE_END,
         _NOW,
     ),
 )
@@ -222,7 +225,7 @@ _LEASE_REQUESTED = (
     update(scrape_state)
     .where(
         scrape_state.c.account_key == func.any(_NEW_JOBS.c.account_keys),
-        scrape_state.c.subject == bindparam("subject"),
+        scrape_state.c.subject == _SUBJECT,
     )
     .values(job_id=_NEW_JOBS.c.job_id)
 )
@@ -244,7 +247,7 @@ def claim_requested(
     `batches` says how many accounts one call of a (platform, kind) carries; accounts of others are left out, since
     nothing reads them. Accounts that are on their way already are `joined` to their jobs.
     """
-    asked = conn.execute(_ASKED_FOR, {"account_keys": list(account_keys), "subject": subject}).all()
+    asked = conn.execute(_ASKED_FOR, {"account_keys": list(account_keys), "of_subject": subject}).all()
     free = [row for row in asked if row.job_id is None and (row.platform, row.kind) in batches]
     jobs = [_requested(rows, new_job_id()) for rows in _batched(free, batches)]
     if jobs:
@@ -257,9 +260,9 @@ def claim_requested(
             }
             for j in jobs
         )
-        values = {"now": now, "lease_until": lease_until, "requested_by": requested_by}
+        values = {"now": now, "lease_end": lease_until, "person": requested_by}
         conn.execute(_INSERT_REQUESTED, {"jobs": rows, **values})
-        conn.execute(_LEASE_REQUESTED, {"jobs": rows, "subject": subject})
+        conn.execute(_LEASE_REQUESTED, {"jobs": rows, "of_subject": subject})
     return Requested(jobs, {row.account_key: row.job_id for row in asked if row.job_id is not None})
 
 
@@ -287,8 +290,8 @@ def _requested(rows: Sequence[_Row], job_id: str) -> Job:
 
 _TAKE = _with_accounts(
     update(scrape_job)
-    .where(scrape_job.c.job_id == _JOB_ID, scrape_job.c.state == "queued")
-    .values(state="running", attempt=scrape_job.c.attempt + 1, started_at=_NOW, lease_until=_LEASE_UNTIL)
+    .where(scrape_job.c.job_id == _JOB, scrape_job.c.state == "queued")
+    .values(state="running", attempt=scrape_job.c.attempt + 1, started_at=_NOW, lease_until=_LEASE_END)
     .returning(*_JOB_COLUMNS)
     .cte("job")
 )
@@ -299,13 +302,13 @@ def take(conn: Connection, *, job_id: str, now: datetime, lease_until: datetime)
 
     There is nothing to do for a second delivery, for a finished or unknown job, and for one without accounts.
     """
-    values = {"job_id": job_id, "now": now, "lease_until": lease_until}
+    values = {"job": job_id, "now": now, "lease_end": lease_until}
     job = next(iter(_jobs(conn.execute(_TAKE, values))), None)
     return job if job and job.accounts else None
 
 
 _FINISHED_ACCOUNTS = select(scrape_job.c.accounts).where(
-    scrape_job.c.job_id == _JOB_ID, scrape_job.c.state.in_(_FINISHED)
+    scrape_job.c.job_id == _JOB, scrape_job.c.state.in_(_FINISHED)
 )
 
 
@@ -314,13 +317,13 @@ def finished_accounts(conn: Connection, job_id: str) -> tuple[int, ...]:
 
     A worker that died between its commit and its purge left the caches behind: who gets the message again purges.
     """
-    return tuple(conn.scalar(_FINISHED_ACCOUNTS, {"job_id": job_id}) or ())
+    return tuple(conn.scalar(_FINISHED_ACCOUNTS, {"job": job_id}) or ())
 
 
 _RELEASE = (
     update(scrape_job)
     .where(
-        scrape_job.c.job_id == bindparam("of_job"),
+        scrape_job.c.job_id == _JOB,
         scrape_job.c.state == "running",
         scrape_job.c.attempt == bindparam("of_attempt"),
     )
@@ -335,7 +338,7 @@ def release(conn: Connection, job: Job, *, until: datetime) -> bool:
 
     False when it was given to another meanwhile.
     """
-    values = {"of_job": job.job_id, "of_attempt": job.attempt, "until": until}
+    values = {"job": job.job_id, "of_attempt": job.attempt, "until": until}
     return conn.execute(_RELEASE, values).rowcount == 1
 
 
@@ -358,7 +361,7 @@ def _expire() -> _Query:
             state=case((dead, "running"), else_="queued"),
             attempt=scrape_job.c.attempt + case((dead, 1), else_=0),
             lane=case((began, "retry"), else_=scrape_job.c.lane),
-            lease_until=_LEASE_UNTIL,
+            lease_until=_LEASE_END,
         )
         .returning(*_JOB_COLUMNS, scrape_job.c.state)
         .cte("given")
@@ -377,7 +380,7 @@ def expired(
     One that began before goes to the retry lane, unless a person waits for it. One that began `max_attempts` times
     is dead: it is running under a further attempt, so that the caller (and nobody else) can finish it.
     """
-    values = {"now": now, "lease_until": lease_until, "max_attempts": max_attempts, "limit": limit}
+    values = {"now": now, "lease_end": lease_until, "max_attempts": max_attempts, "limit": limit}
     rows = conn.execute(_EXPIRE, values).all()
     return Expired(
         again=_jobs(row for row in rows if row.state == "queued"),
@@ -397,9 +400,7 @@ def backlog(conn: Connection) -> dict[tuple[str, Kind], int]:
     return {(platform, kind): count for platform, kind, count in conn.execute(_BACKLOG)}
 
 
-_PAUSE = postgresql.insert(platform_pause).values(
-    platform=_PLATFORM, until=bindparam("until"), reason=bindparam("reason"), result=bindparam("result")
-)
+_PAUSE = postgresql.insert(platform_pause)
 _PAUSE_LONGER = _PAUSE.on_conflict_do_update(
     index_elements=[platform_pause.c.platform],
     set_={name: _PAUSE.excluded[name] for name in ("until", "reason", "result")},
@@ -429,7 +430,7 @@ _UNBLOCK = delete(platform_pause).where(platform_pause.c.platform == _PLATFORM, 
 
 def unblock(conn: Connection, platform: str) -> None:
     """End a platform's pause for a refused credential: a call has just gone well. Its other pauses stand."""
-    conn.execute(_UNBLOCK, {"platform": platform})
+    conn.execute(_UNBLOCK, {"of_platform": platform})
 
 
 def _unleased(*conditions: ColumnElement[bool]) -> _Query:
@@ -469,7 +470,7 @@ def explain(conn: Connection, *, platform: str, result: Literal["blocked"] | Non
 
     When they were read, and when they are due, stays as it is.
     """
-    values = {"platform": platform, "new_result": result, "new_reason": reason}
+    values = {"of_platform": platform, "new_result": result, "new_reason": reason}
     return conn.execute(_EXPLAIN, values).rowcount
 
 
@@ -501,7 +502,7 @@ def clear_explained(conn: Connection, *, platform: str) -> int:
     An account whose last attempt was good is `ok` again, due when it was. What an earlier failed attempt meant is
     forgotten: such an account is due at once.
     """
-    return conn.execute(_CLEAR_EXPLAINED, {"platform": platform}).rowcount
+    return conn.execute(_CLEAR_EXPLAINED, {"of_platform": platform}).rowcount
 
 
 def prune(conn: Connection, *, before: datetime) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from sqlalchemy import ARRAY, Connection, Text, any_, bindparam, case, delete, func, null, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from db.models import (
     NEVER_DUE,
@@ -31,7 +31,7 @@ class MixedSources(Exception):
 
 
 _SOURCE = select(dataset.c.source)
-_CLAIM = insert(dataset).values(source=bindparam("source")).on_conflict_do_nothing()
+_CLAIM = insert(dataset).on_conflict_do_nothing()
 
 
 def source_of(conn: Connection) -> str | None:
@@ -67,7 +67,7 @@ _REMOVE = {
 }
 _first_name = (
     select(account_handle.c.account_key, account_handle.c.handle)
-    .distinct(account_handle.c.account_key)
+    .ext(distinct_on(account_handle.c.account_key))
     .order_by(account_handle.c.account_key, account_handle.c.first_seen_at, account_handle.c.last_seen_at)
     .cte("first_name")
 )

@@ -31,7 +31,7 @@ from db.rows import Post, Profile, Source
 _DELTA_DAYS = (1, 7, 30)
 _DAY = bindparam("day", type_=Date)
 _NOW = bindparam("now", type_=UTC)
-_SOURCE = bindparam("source", type_=Text)
+_SOURCE = bindparam("of_source", type_=Text)
 
 
 def _engagement(account_key: ColumnElement[int]) -> ColumnElement[Any]:
@@ -124,7 +124,7 @@ def snapshots(
         "day": day,
         "now": now,
         "since": now - timedelta(days=engagement_days),
-        "source": source,
+        "of_source": source,
     }
     values |= {f"day_{n}_before": day - timedelta(days=n) for n in _DELTA_DAYS}
     written, first = conn.execute(_SNAPSHOTS, values).one()
@@ -165,7 +165,7 @@ def posts(conn: Connection, pages: Mapping[int, Sequence[Post]], *, source: Sour
         for key, page in pages.items()
         for post in page
     }
-    return conn.execute(_UPSERT_POSTS, {"posts": as_json(rows.values()), "now": now, "source": source}).rowcount
+    return conn.execute(_UPSERT_POSTS, {"posts": as_json(rows.values()), "now": now, "of_source": source}).rowcount
 
 
 _keys = func.unnest(bindparam("account_keys", type_=ARRAY(BigInteger))).table_valued("account_key").render_derived()
@@ -194,9 +194,7 @@ def engagement(conn: Connection, account_keys: Collection[int], *, now: datetime
     conn.execute(_ENGAGEMENT_OF_LATEST, values)
 
 
-_insert_count = insert(day_count).values(
-    snapshot_date=_DAY, platform=bindparam("platform"), snapshots=bindparam("snapshots")
-)
+_insert_count = insert(day_count)
 _COUNT = _insert_count.on_conflict_do_update(
     index_elements=day_count.primary_key.columns,
     set_={"snapshots": day_count.c.snapshots + _insert_count.excluded.snapshots},
@@ -208,7 +206,7 @@ def count(conn: Connection, platform: str, first: int, now: datetime) -> None:
 
     Every job of a platform meets at this row, so it's written last: the lock is held for the commit only.
     """
-    conn.execute(_COUNT, {"day": _day_of(now), "platform": platform, "snapshots": first})
+    conn.execute(_COUNT, {"snapshot_date": _day_of(now), "platform": platform, "snapshots": first})
 
 
 def _day_of(now: datetime) -> date:

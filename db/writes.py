@@ -98,9 +98,9 @@ _FINISH = (
         scrape_job.c.attempt == bindparam("of_attempt"),
     )
     .values(
-        state=bindparam("state"),
-        reason=bindparam("reason"),
-        outcomes=cast(bindparam("outcomes", type_=Text), JSONB),
+        state=bindparam("new_state"),
+        reason=bindparam("new_reason"),
+        outcomes=cast(bindparam("new_outcomes", type_=Text), JSONB),
         finished_at=bindparam("now"),
     )
 )
@@ -111,7 +111,10 @@ def _finish(conn: Connection, job: Job, nexts: Sequence[Next], now: datetime) ->
     state, reason = _verdict(nexts)
     outcomes = as_json({"account_key": n.account_key, "result": n.result, "reason": n.reason} for n in nexts)
     values = {"of_job": job.job_id, "of_attempt": job.attempt, "now": now}
-    return conn.execute(_FINISH, {**values, "state": state, "reason": reason, "outcomes": outcomes}).rowcount == 1
+    return (
+        conn.execute(_FINISH, {**values, "new_state": state, "new_reason": reason, "new_outcomes": outcomes}).rowcount
+        == 1
+    )
 
 
 def _verdict(nexts: Sequence[Next]) -> tuple[JobState, str | None]:
@@ -143,10 +146,10 @@ _FOLLOW = insert(scrape_job).from_select(
         scrape_job.c.kind,
         scrape_job.c.accounts,
         scrape_job.c.requested_by,
-        bindparam("lane", type_=Text),
+        bindparam("next_lane", type_=Text),
         literal("queued", Text),
-        bindparam("cursor", type_=Text),
-        bindparam("page", type_=SmallInteger),
+        bindparam("next_cursor", type_=Text),
+        bindparam("next_page", type_=SmallInteger),
         bindparam("now", type_=UTC),
         # As long a lease as this page had.
         bindparam("now", type_=UTC) + (scrape_job.c.lease_until - scrape_job.c.started_at),
@@ -190,7 +193,9 @@ def _move_on(conn: Connection, job: Job, nexts: Sequence[Next], follow: Job | No
     """Say of each account how it stands and when it is due, and put it into the job that follows, if any."""
     values = {"of_job": job.job_id, "now": now, "next_job": follow.job_id if follow else None}
     if follow:
-        conn.execute(_FOLLOW, {**values, "lane": follow.lane, "cursor": follow.cursor, "page": follow.page})
+        conn.execute(
+            _FOLLOW, {**values, "next_lane": follow.lane, "next_cursor": follow.cursor, "next_page": follow.page}
+        )
     conn.execute(_MOVE_ON, {**values, "nexts": as_json(nexts)})
 
 
