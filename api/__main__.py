@@ -16,7 +16,7 @@ def main() -> None:
     except SettingsError as exc:  # said here once, instead of by every worker that can't start
         sys.exit(str(exc))
     command = [sys.executable, "-m", "gunicorn", "--config", str(CONFIGURATION), "api.app:from_environment()"]
-    os.execv(command[0], command)  # noqa: S606  # no shell in between, on purpose
+    os.execv(command[0], command)  # no shell in between, on purpose
 
 
 if __name__ == "__main__":

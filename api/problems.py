@@ -15,7 +15,10 @@ from db.engine import DatabaseError, PoolTimeout
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
-_UNSAID = {404: "There is nothing at this address.", 405: "This address does not take this method; Allow lists those it takes."}
+_UNSAID = {
+    404: "There is nothing at this address.",
+    405: "This address does not take this method; Allow lists those it takes.",
+}
 
 
 class Fault(Struct, frozen=True):

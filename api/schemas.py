@@ -93,11 +93,11 @@ class HistoryQuery(ObjectQuery, frozen=True, kw_only=True, rename={"first": "fro
 
     def span(self, today: date) -> tuple[date, date]:
         """Return the first and last day asked for. Raises Problem when they are no range, or too long a one."""
+        for name, day in (("from", self.first), ("to", self.last)):
+            if day is not None and not FIRST_DATE <= day <= LAST_DATE:
+                raise refuse(Fault(name, f"{day} does not lie between {FIRST_DATE} and {LAST_DATE}"))
         last = self.last or today
         first = self.first or max(FIRST_DATE, last - timedelta(days=DEFAULT_RANGE_DAYS - 1))
-        for name, day in (("from", first), ("to", last)):
-            if not FIRST_DATE <= day <= LAST_DATE:
-                raise refuse(Fault(name, f"{day} does not lie between {FIRST_DATE} and {LAST_DATE}"))
         if first > last:
             raise refuse(Fault("from", f"{first} is later than {last}, the end of the range"))
         if (last - first).days >= LONGEST_RANGE_DAYS:
@@ -198,7 +198,7 @@ class _Place(Struct, array_like=True, frozen=True):
     column: str
     descending: bool
     value: msgspec.Raw
-    account_key: Annotated[int, Meta(ge=0, lt=2**63)]
+    account_key: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 def cursor_of(order: Order, after: After) -> str:

@@ -4,7 +4,7 @@ A page of a list is found first, over as few tables as its filters and order nee
 on one table's key doesn't carry across a join, which would read thousands of rows to return fifty.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any, Generic, Literal, TypeVar
 
@@ -23,11 +23,13 @@ from sqlalchemy import (
     select,
 )
 
+from db.accounts import NAME
 from db.models import (
     NEVER_DUE,
     account_handle,
     account_latest,
     annotation,
+    dataset,
     dim_account,
     fact_followers_snapshot,
     scrape_job,
@@ -331,7 +333,7 @@ _JOB = select(
     scrape_job.c.accounts,
     scrape_job.c.outcomes,
 ).where(scrape_job.c.job_id == bindparam("job_id"))
-_NAMES = select(dim_account.c.account_key, dim_account.c.platform + literal("/") + _HANDLE).where(
+_NAMES = select(dim_account.c.account_key, NAME).where(
     dim_account.c.account_key == func.any(bindparam("account_keys"))
 )
 
@@ -350,14 +352,6 @@ def job(conn: Connection, job_id: str) -> JobReport | None:
     )
     said = {name: row[name] for name in JobReport.__struct_fields__ if name != "accounts"}
     return JobReport(**said, accounts=accounts)
-
-
-def active(conn: Connection, account_keys: Collection[int]) -> frozenset[int]:
-    """Return those of the accounts that are not paused."""
-    query = select(dim_account.c.account_key).where(
-        dim_account.c.account_key.in_(account_keys), dim_account.c.is_active
-    )
-    return frozenset(conn.execute(query).scalars())
 
 
 def overview(conn: Connection, clock: Clock) -> Overview:
@@ -382,6 +376,14 @@ def overview(conn: Connection, clock: Clock) -> Overview:
         as_of=max((row[4] for row in rows if row[4]), default=None),
         by_status={row[0]: row[1] for row in rows},
     )
+
+
+_SOURCE = select(dataset.c.source)
+
+
+def held(conn: Connection) -> Source | None:
+    """Return what the database holds, live or simulated readings; None before the first."""
+    return conn.execute(_SOURCE).scalar_one_or_none()
 
 
 def alive(conn: Connection) -> None:

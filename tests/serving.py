@@ -97,7 +97,9 @@ class Gunicorn:
 
     @property
     def workers(self) -> list[int]:
-        return [int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
+        return [
+            int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        ]
 
     def get(self, path: str, worker: int | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and body. A worker is asked by itself while the others are held."""
@@ -121,7 +123,9 @@ class Gunicorn:
 
 
 @contextmanager
-def gunicorn(database_url: str, redis_url: str, folder: Path, *, workers: int = 2, **environ: str) -> Iterator[Gunicorn]:
+def gunicorn(
+    database_url: str, redis_url: str, folder: Path, *, workers: int = 2, **environ: str
+) -> Iterator[Gunicorn]:
     """Run `python -m api` until the block ends; every worker hears purges when it begins."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -132,7 +136,11 @@ def gunicorn(database_url: str, redis_url: str, folder: Path, *, workers: int = 
     with (folder / "api.log").open("wb") as log:
         command = [sys.executable, "-W", "error", "-m", "api"]
         process = subprocess.Popen(
-            command, cwd=folder, env={**inherited, "PYTHONPATH": str(root), **given, **environ}, stdout=log, stderr=log
+            command,
+            cwd=folder,
+            env={**inherited, "PYTHONPATH": str(root), **given, **environ},
+            stdout=log,
+            stderr=log,
         )
     server = Gunicorn(process, port)
     try:

@@ -16,7 +16,7 @@ from api.cache.entries import Content
 from api.cached import HTML, Cached
 from api.problems import Fault, refuse
 from api.schemas import PageQuery, parse_sorted
-from db import dataset, reads
+from db import reads, tags
 from db.engine import Engines
 from db.reads import AccountSummary, Clock, Filters, Order, Window
 from pipeline.platforms import Platform
@@ -80,7 +80,7 @@ class AccountsPage:
             if query.page > last_page:
                 raise refuse(Fault("page", f"{query.page} is beyond the last page, {last_page}"))
             accounts = reads.summary(conn, Filters(), query.order, window, clock).rows
-            source = dataset.source_of(conn)
+            source = reads.held(conn)
         page = self._template.render(
             accounts=accounts,
             overview=overview,
@@ -93,7 +93,7 @@ class AccountsPage:
             last_page=last_page,
             css=_CSS,
         )
-        return Content(body=page.encode(), tags=frozenset({"summary"}), modified_at=overview.as_of)
+        return Content(body=page.encode(), tags=frozenset({tags.SUMMARY}), modified_at=overview.as_of)
 
 
 def _environment() -> Environment:

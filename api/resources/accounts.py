@@ -12,7 +12,7 @@ from api.cached import Cached
 from api.resources.lists import picked, read_list
 from api.resources.naming import find_account
 from api.schemas import AccountsQuery, ObjectQuery, chosen_fields, parse, parse_list
-from db import reads
+from db import reads, tags
 from db.engine import Engines
 from db.reads import AccountStanding, Clock, PastHandle
 
@@ -77,6 +77,6 @@ class OneAccount:
         detail = AccountDetail(**msgspec.structs.asdict(account), handle_history=past)
         return Content(
             body=msgspec.json.encode(picked(detail, names)),
-            tags=frozenset({f"account:{account.account_key}"}),
+            tags=frozenset({tags.account(account.account_key)}),
             modified_at=account.last_attempt_at,
         )

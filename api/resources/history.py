@@ -14,7 +14,7 @@ from api.cached import Cached
 from api.resources.lists import picked
 from api.resources.naming import find_account
 from api.schemas import HistoryQuery, Interval, chosen_fields, parse
-from db import reads
+from db import reads, tags
 from db.engine import Engines
 from db.reads import AccountStanding, Clock, Day
 
@@ -100,7 +100,7 @@ class AccountHistory:
         )
         return Content(
             body=msgspec.json.encode(picked(history, names)),
-            tags=frozenset({f"account:{key}"}),
+            tags=frozenset({tags.account(key)}),
             modified_at=account.last_attempt_at,
         )
 

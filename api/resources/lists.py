@@ -11,9 +11,11 @@ from msgspec import Struct
 from api.cache.entries import Content
 from api.problems import Fault, refuse
 from api.schemas import AccountsQuery, Params, SummaryQuery, chosen_fields, cursor_of, place_of
-from db import reads
+from db import reads, tags
 from db.engine import Engines
 from db.reads import Clock, Listing, ListName, Window
+
+_TAG: dict[ListName, str] = {"summary": tags.SUMMARY, "accounts": tags.ACCOUNTS}
 
 
 def picked(record: Struct, names: tuple[str, ...] | None) -> Any:
@@ -55,4 +57,4 @@ def read_list(
         "next_cursor": cursor,
         "as_of": extent.as_of,
     }
-    return Content(body=msgspec.json.encode(answer), tags=frozenset({of}), modified_at=extent.as_of)
+    return Content(body=msgspec.json.encode(answer), tags=frozenset({_TAG[of]}), modified_at=extent.as_of)

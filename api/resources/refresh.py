@@ -9,22 +9,20 @@ import msgspec
 from falcon.asgi import Request, Response
 from kombu.exceptions import OperationalError
 from msgspec import Struct
-from rapidfuzz import process
 
 from api.middleware import LARGEST_BODY_BYTES
 from api.problems import Fault, Problem, refuse
 from api.resources.naming import sought
 from api.schemas import RefreshBody, parse
-from db import accounts, reads
+from db import accounts, overview
 from db.accounts import Sought
 from db.engine import Connection, Engines
 from db.keys import Scope
-from pipeline.enqueue import Requested, readable
+from pipeline import addresses
+from pipeline.enqueue import Requested
+from pipeline.estimate import sorted_out
 from pipeline.platforms import Platform
 from pipeline.settings import Settings
-
-NEAREST = 3
-LEAST_LIKENESS = 60
 
 
 class Enqueue(Protocol):
@@ -79,16 +77,14 @@ class Refresh:
         wanted = [self._sought(name) for name in names]
         with self._engines.transaction() as conn:
             found = accounts.find_each(conn, wanted)
-            unknown = [
-                f
-                for name, s, key in zip(names, wanted, found, strict=True)
-                if key is None
-                for f in _nearest(conn, name, s)
-            ]
-            if unknown:
-                raise Problem(404, "; ".join(f"{f.field}: {f.reason}" for f in unknown), faults=unknown)
+            unknown = [_unknown(conn, name) for name, key in zip(names, found, strict=True) if key is None]
             keys = [key for key in found if key is not None]
-            self._check_readable(names, wanted, keys, reads.active(conn, keys))
+            candidates = overview.candidates(conn, keys)
+        if unknown:
+            raise _refusal(404, unknown)
+        _, left_out = sorted_out(candidates, self._settings, self._platforms)
+        if left_out:
+            raise _refusal(422, [Fault(one.account, one.reason) for one in left_out])
         try:
             jobs = self._enqueue.request(keys, requested_by=requested_by).jobs
         except OperationalError as exc:
@@ -97,7 +93,7 @@ class Refresh:
         return [
             RefreshJob(name, jobs[key], f"/api/jobs/{jobs[key]}")
             for name, key in zip(names, keys, strict=True)
-            if key in jobs
+            if key in jobs  # not one that was paused this instant
         ]
 
     def _sought(self, name: str) -> Sought:
@@ -105,22 +101,6 @@ class Refresh:
         if not slash or not name.isprintable():
             raise refuse(Fault("accounts", f"{name[:80]!r} is not written as platform/handle"))
         return sought(self._platforms, platform, handle)
-
-    def _check_readable(
-        self, names: Sequence[str], wanted: Sequence[Sought], keys: Sequence[int], active: frozenset[int]
-    ) -> None:
-        """Raise the Problem that says of each account which can't be read why."""
-        ready = {platform.name for platform in readable(self._settings)}
-        faults = []
-        for name, account, key in zip(names, wanted, keys, strict=True):
-            platform = self._platforms[account.platform]
-            if key not in active:
-                faults.append(Fault(name, "is paused"))
-            elif account.platform not in ready:
-                needs = ", ".join(self._settings.lacks(platform))
-                faults.append(Fault(name, f"needs {needs}" if platform.calls else "no reader yet"))
-        if faults:
-            raise Problem(422, "; ".join(f"{f.field}: {f.reason}" for f in faults), faults=faults)
 
 
 async def _body(req: Request) -> bytes:
@@ -141,9 +121,12 @@ def _decoded(body: bytes) -> RefreshBody:
         raise refuse(Fault("$", f"is not JSON: {exc}")) from exc
 
 
-def _nearest(conn: Connection, name: str, account: Sought) -> list[Fault]:
-    """Say that an account is unknown, and which of its platform's are called nearly so."""
-    known = accounts.names(conn, account.platform)
-    near = process.extract(name, known, processor=str.casefold, limit=NEAREST, score_cutoff=LEAST_LIKENESS)
-    offer = f"; did you mean {' or '.join(match[0] for match in near)}?" if near else ""
-    return [Fault(name, f"is not in the list{offer}")]
+def _unknown(conn: Connection, name: str) -> Fault:
+    """Say that an account is unknown, and which ones are called nearly so."""
+    near = addresses.nearest(name, accounts.names(conn))
+    offer = f"; did you mean {' or '.join(near)}?" if near else ""
+    return Fault(name[:80], f"is not in the list{offer}")
+
+
+def _refusal(status: int, faults: Sequence[Fault]) -> Problem:
+    return Problem(status, "; ".join(f"{fault.field} {fault.reason}" for fault in faults), faults=faults)
