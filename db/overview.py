@@ -128,7 +128,7 @@ def account_counts(conn: Connection) -> Mapping[str, int]:
         .group_by(dim_account.c.platform)
         .order_by(dim_account.c.platform)
     )
-    return dict(conn.execute(query).tuples().all())
+    return dict(conn.execute(query).all())
 
 
 def clock(conn: Connection) -> datetime:
@@ -140,4 +140,4 @@ def clock(conn: Connection) -> datetime:
 def keys_by_platform(conn: Connection) -> Mapping[str, Sequence[int]]:
     """Return every account_key, paused accounts' too."""
     query = select(dim_account.c.platform, func.array_agg(dim_account.c.account_key)).group_by(dim_account.c.platform)
-    return dict(conn.execute(query).tuples().all())
+    return dict(conn.execute(query).all())
