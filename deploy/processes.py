@@ -15,9 +15,11 @@ PROCFILE = Path(__file__).resolve().parent.parent / "Procfile"
 
 def main(names: list[str]) -> int:
     commands = parse_procfile(PROCFILE.read_text()).processes
+    # The Procfile says `python`: the one that runs this.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     manager = Manager()
     for name in names:
-        manager.add_process(name, commands[name], env=dict(os.environ), cwd=str(PROCFILE.parent))
+        manager.add_process(name, commands[name], env={**os.environ, "PATH": path}, cwd=str(PROCFILE.parent))
     manager.loop()
     return manager.returncode or 0
 

@@ -108,7 +108,7 @@ def _prepare(engine: Engine, settings: Settings, options: argparse.Namespace) ->
         console.print(f"Imported {options.accounts.name}: {', '.join(f'{n} {w}' for w, n in report.counts.items())}")
         for row in report.rows:
             if row.verdict in ("rejected", "duplicate"):
-                console.print(f"  row {row.row} {row.verdict}: {row.reason}", markup=False, highlight=False)
+                console.print(f"  row {row.row} {row.verdict}: {row.reason}", markup=False, soft_wrap=True)
 
 
 def _serve(
@@ -133,9 +133,9 @@ def _serve(
         _wait_for_api(address, stop, started, log)
         say(held, f"pid {os.getpid()}, {address}")
         _first_reading(engine, stop, started, log)
-        console.print(
-            f"Dashboard: [bold]{address}[/]   Flower: http://127.0.0.1:{settings.flower_port}/   Log: {log}"
-        )
+        console.print(f"Dashboard: [bold]{address}[/]", soft_wrap=True)
+        console.print(f"Flower: http://127.0.0.1:{settings.flower_port}/ (password: .rollcall/flower.password)")
+        console.print(f"Log: {log.relative_to(HERE)}")
         if options.once:
             return 0
         console.print("Ctrl-C stops everything.")

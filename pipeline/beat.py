@@ -22,7 +22,7 @@ from pipeline.messages import Purger
 from pipeline.plan import Planner
 from pipeline.settings import Settings, SettingsError, load_settings
 
-log = structlog.get_logger()
+log = structlog.get_logger("pipeline.beat")
 
 TICK_S = 1.0
 

@@ -13,9 +13,7 @@ from kombu import Exchange, Queue
 from pipeline.records import Lane
 
 LANES: tuple[Lane, ...] = get_args(Lane)
-# The nameless exchange sends to the queue of the routing key's name: on Redis it needs no table of bindings, which
-# a flushed Redis would have lost, and every publishing with it.
-_DIRECT = Exchange("")
+_SCRAPE = Exchange("scrape", type="direct")
 _PRIORITY: dict[Lane, int] = {"user_requested": 2, "core": 1, "retry": 0}
 # Retry goes ahead of core on every fifth look, so that it is never starved.
 _TURNS = ("core", "core", "core", "core", "retry")
@@ -28,12 +26,18 @@ def queue_name(platform: str, lane: Lane) -> str:
 def queues(platform: str, broker: str) -> list[Queue]:
     """Return the queues that the workers of a platform consume from."""
     if _has_priorities(broker):
-        return [Queue(platform, _DIRECT, queue_arguments={"x-max-priority": max(_PRIORITY.values())})]
-    return [Queue(queue_name(platform, lane), _DIRECT) for lane in LANES]
+        options = {"x-max-priority": max(_PRIORITY.values())}
+        return [Queue(platform, _SCRAPE, routing_key=platform, queue_arguments=options)]
+    names = [queue_name(platform, lane) for lane in LANES]
+    return [Queue(name, _SCRAPE, routing_key=name) for name in names]
 
 
 def route(platform: str, lane: Lane, broker: str) -> dict[str, str | int]:
-    """Return the publishing options that put a message into a lane."""
+    """Return the publishing options that put a message into a lane.
+
+    They name the queue and no exchange, so that Celery sends through the nameless one: on Redis that needs no table of
+    bindings, which a flushed Redis would have lost, and every publishing with it.
+    """
     if _has_priorities(broker):
         return {"queue": platform, "priority": _PRIORITY[lane]}
     return {"queue": queue_name(platform, lane)}

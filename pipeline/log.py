@@ -4,13 +4,20 @@ import logging
 import sys
 
 import structlog
+from celery.signals import setup_logging
 
 from pipeline.settings import Settings
 
 
 def configure(settings: Settings, process: str) -> None:
-    """Send everything that this process logs to standard output, `process` bound to each line."""
+    """Send everything that this process logs to standard output, `process` named on each line."""
+
+    def name_process(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        # Not a context variable: those of the main thread are not those of a pool's threads.
+        return {**event, "process": process}
+
     shared: list[structlog.typing.Processor] = [
+        name_process,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -30,6 +37,9 @@ def configure(settings: Settings, process: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    # With a receiver of this signal Celery leaves logging as it is.
+    setup_logging.connect(_leave_alone, weak=False)
+    logging.captureWarnings(True)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
@@ -42,4 +52,7 @@ def configure(settings: Settings, process: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
+
+
+def _leave_alone(**_: object) -> None:
+    """Celery's own idea of logging isn't wanted."""

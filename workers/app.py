@@ -89,4 +89,4 @@ def main() -> None:
     register(celery, make_deps(settings, platform, celery, redis))
     queues = ",".join(queue.name for queue in lanes.queues(platform.name, settings.broker))
     options = ["--pool=threads", f"--queues={queues}", f"--hostname={platform.name}@%h"]
-    celery.worker_main(["worker", *options, "--without-mingle", "--without-gossip"])
+    celery.worker_main(["--quiet", "worker", *options, "--without-mingle", "--without-gossip"])

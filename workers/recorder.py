@@ -14,7 +14,7 @@ from pipeline import log as logs
 from pipeline.messages import receive_metrics
 from pipeline.settings import Settings, SettingsError, load_settings
 
-log = structlog.get_logger()
+log = structlog.get_logger("workers.recorder")
 
 RETRY_S = 1.0
 
