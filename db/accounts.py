@@ -120,12 +120,9 @@ NAME = (
 ).label("name")
 
 
-def names(conn: Connection, platform: str | None = None) -> list[str]:
+def names(conn: Connection) -> list[str]:
     """Return the names of all accounts (`x/name`, `mastodon/name@host`), to offer the nearest of them."""
-    query = select(NAME)
-    if platform is not None:
-        query = query.where(dim_account.c.platform == platform)
-    return list(conn.execute(query).scalars())
+    return list(conn.execute(select(NAME)).scalars())
 
 
 _KNOWN = select(

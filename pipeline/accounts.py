@@ -74,15 +74,13 @@ class _Step(Struct, frozen=True):
     change: db.Known | None = None
 
 
-def import_list(
-    engine: Engine, raw: bytes, *, now: datetime, dry_run: bool = False, known_platforms: Platforms | None = None
-) -> Report:
+def import_list(engine: Engine, raw: bytes, *, now: datetime, dry_run: bool = False) -> Report:
     """Import a file (see account_file.read) in one transaction; a dry run gives the same verdicts and writes nothing.
 
     An account that stands in the list already keeps what the file doesn't speak of. Raises NotAList when the file
     as a whole can't be read.
     """
-    registered = platforms.load() if known_platforms is None else known_platforms
+    registered = platforms.load()
     file = account_file.read(raw)
     judged = [judge(row, registered) for row in file.rows]
     wanted = [row for row in judged if isinstance(row, _Wanted)]
@@ -180,10 +178,12 @@ def _compare(row: _Wanted, known: db.Known) -> _Step:
         for field, said in row.facts.items()
         if getattr(known.facts, field) != said
     }
-    if not changes:
-        return _Step(Verdict(row=row.row, verdict="unchanged", account=known.name))
+    word: Word = "updated" if changes else "unchanged"
+    moved_on = row.named.name.lower() != known.name.lower()
+    reason = f"{row.named.name} is called {known.name} now" if moved_on else None
+    verdict = Verdict(row=row.row, verdict=word, account=known.name, reason=reason, changes=changes)
     after = structs.replace(known, facts=structs.replace(known.facts, **row.facts))
-    return _Step(Verdict(row=row.row, verdict="updated", account=known.name, changes=changes), change=after)
+    return _Step(verdict, change=after if changes else None)
 
 
 def _commit(conn: Connection, steps: Sequence[_Step], registered: Platforms, now: datetime) -> list[Verdict]:

@@ -61,7 +61,7 @@ def import_accounts(file: BufferedReader, dry_run: bool, as_json: bool) -> None:
             }
         )
     else:
-        worth_a_look = [row for row in report.rows if row.verdict not in ("imported", "unchanged")]
+        worth_a_look = [row for row in report.rows if row.reason or row.changes]
         show_table(("row", "verdict", "account", "why"), (_verdict_cells(row) for row in worth_a_look))
     for column in report.unknown_columns:
         note(f"The column {column!r} is not known and was left out.")
@@ -230,8 +230,8 @@ def upgrade() -> None:
 
 
 def _verdict_cells(row: accounts.Verdict) -> tuple[object, ...]:
-    changes = "; ".join(f"{field}: {change.before} → {change.after}" for field, change in row.changes.items())
-    return row.row, row.verdict, row.account, row.reason or changes
+    changes = [f"{field}: {change.before} → {change.after}" for field, change in row.changes.items()]
+    return row.row, row.verdict, row.account, "; ".join([*([row.reason] if row.reason else []), *changes])
 
 
 def _standings(conn: Connection, filters: reads.Filters, settings: Settings) -> Iterator[reads.AccountStanding]:

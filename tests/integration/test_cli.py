@@ -341,6 +341,7 @@ def test_the_doctor_finds_nothing_wrong_where_nothing_is(rollcall, listed):
     result = rollcall("doctor", "--json")
     assert result.exit_code == 0
     assert findings(result) | {"disk": "ok"} == {
+        "settings": "ok",
         "database": "ok",
         "schema": "ok",
         "clock": "ok",

@@ -1,6 +1,8 @@
 """An account list comes into a real database: whole, once, and row by row."""
 
 import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -162,6 +164,7 @@ def test_an_account_is_found_by_a_name_it_has_left(engine):
         conn.execute(dim_account.update().values(handle="goose"))
     report = bring_in(engine, "url\nhttps://x.com/gosling\n")
     assert (report.rows[0].verdict, report.rows[0].account) == ("unchanged", "x/goose")
+    assert report.rows[0].reason == "x/gosling is called x/goose now"
 
 
 def test_a_name_belongs_to_who_has_it_today(engine):
@@ -287,6 +290,14 @@ def test_a_name_taken_while_the_import_runs_costs_its_row_only(engine, monkeypat
     assert verdicts(report) == [(2, "rejected"), (3, "imported")]
     assert "import the row again" in report.rows[0].reason
     assert set(accounts_by_handle(engine)) == {"GOOSE", "duck"}
+
+
+def test_two_imports_at_once_bring_each_account_in_once(engine):
+    text = "url\n" + "".join(f"https://x.com/goose{n}\n" for n in range(500))
+    reverse = "url\n" + "".join(f"https://x.com/goose{n}\n" for n in reversed(range(500)))
+    with ThreadPoolExecutor(2) as pool:
+        reports = list(pool.map(lambda listed: bring_in(engine, listed), (text, reverse)))
+    assert sum((report.counts for report in reports), Counter()) == {"imported": 500, "unchanged": 500}
 
 
 def test_a_large_list_costs_statements_by_the_thousand_rows(engine):

@@ -37,7 +37,9 @@ def test_quoted_values_hold_separators_quotes_and_line_ends():
     ]
 
 
-@pytest.mark.parametrize("column", ["organization", "Organisation", "ORG", "org_name", "Org Name", "org-name", " org "])
+@pytest.mark.parametrize(
+    "column", ["organization", "Organisation", "ORG", "org_name", "Org Name", "org-name", " org "]
+)
 def test_columns_are_known_by_several_names(column):
     assert rows(f"url,{column}\na.example/1,One\n")[0][1]["org_name"] == "One"
 
@@ -107,9 +109,13 @@ def test_json_lines_are_numbered_by_line():
     ]
 
 
-@pytest.mark.parametrize("bad", ["{", "[]", '"text"', '{"url": ["a"]}', '{"url": 1.5}', '{"url": "\\ud800"}', "[" * 9999])
+@pytest.mark.parametrize(
+    "bad", ["{", "[]", '"text"', '{"url": ["a"]}', '{"url": 1.5}', '{"url": "\\ud800"}', "[" * 9999]
+)
 def test_a_bad_line_of_json_costs_itself_only(bad):
-    first, second, third = account_file.read(f'{{"url": "a.example/1"}}\n{bad}\n{{"url": "a.example/2"}}'.encode()).rows
+    first, second, third = account_file.read(
+        f'{{"url": "a.example/1"}}\n{bad}\n{{"url": "a.example/2"}}'.encode()
+    ).rows
     assert isinstance(second, BadRow)
     assert isinstance(first, Row)
     assert isinstance(third, Row)

@@ -4,10 +4,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from pipeline import account_file, accounts, platforms
 from pipeline.account_file import Row
 from pipeline.accounts import Verdict
+
+_ADDRESSES = st.from_regex(
+    r"(https?://)?(www\.|m\.)?[a-z]{1,9}\.(com|example)[/?#%@:][\w./?=&%@:#-]{0,30}", fullmatch=True
+)
 
 
 def judged(**values: str):
@@ -105,3 +111,20 @@ def test_every_platform_s_own_address_of_a_handle_leads_back_to_it(platform):
     handle = "goose.example" if platform.name == "bluesky" else "goose"
     written = f"{handle}@pond.example" if "{host}" in platform.base_url else handle
     assert judged(platform=platform.title, handle=written).named.name == f"{platform.name}/{written}"
+
+
+@given(st.text() | _ADDRESSES, st.text(), st.text() | st.sampled_from([p.title for p in platforms.load().values()]))
+@example("https://x.com/%00", "", "")
+@example("https://\u2100.com/goose", "", "")
+def test_no_row_whatever_it_holds_stops_an_import(url, handle, platform):
+    for values in ({"url": url, "platform": platform}, {"platform": platform, "handle": handle}):
+        assert accounts.judge(Row(2, values), platforms.load())
+
+
+@given(st.binary(), st.sampled_from([b"url,org\n", b'{"url": "a.example/1"}\n', b"[", b""]))
+def test_no_file_whatever_it_holds_ends_in_a_traceback(raw, start):
+    try:
+        file = account_file.read(start + raw)
+    except account_file.NotAList:
+        return
+    assert len({row.number for row in file.rows}) == len(file.rows)

@@ -128,6 +128,11 @@ def test_the_doctor_goes_on_when_the_servers_are_away(rollcall):
     assert result.exit_code == 1
     assert SECRET not in result.output
     lines = [line.split("\t") for line in result.stdout.splitlines()]
-    assert [line[:2] for line in lines] == [["fail", "database"], ["fail", "redis"], ["ok", "disk"]]
-    assert "DATABASE_URL" in lines[0][3]
-    assert "REDIS_URL" in lines[1][3]
+    assert [line[:2] for line in lines] == [
+        ["ok", "settings"],
+        ["fail", "database"],
+        ["fail", "redis"],
+        ["ok", "disk"],
+    ]
+    assert "DATABASE_URL" in lines[1][3]
+    assert "REDIS_URL" in lines[2][3]
