@@ -343,7 +343,7 @@ def job(conn: Connection, job_id: str) -> JobReport | None:
     row = conn.execute(_JOB, {"job_id": job_id}).mappings().one_or_none()
     if row is None:
         return None
-    names = dict(conn.execute(_NAMES, {"account_keys": row["accounts"]}).tuples().all())
+    names = dict(conn.execute(_NAMES, {"account_keys": row["accounts"]}).all())
     outcomes = {outcome["account_key"]: outcome for outcome in row["outcomes"] or ()}
     accounts = tuple(
         JobAccount(key, names[key], outcomes.get(key, {}).get("result"), outcomes.get(key, {}).get("reason"))
@@ -368,7 +368,7 @@ def overview(conn: Connection, clock: Clock) -> Overview:
         .select_from(_ACCOUNTS)
         .group_by(state)
     )
-    rows = conn.execute(query).tuples().all()
+    rows = conn.execute(query).all()
     return Overview(
         accounts=sum(row[1] for row in rows),
         read=sum(row[2] for row in rows),
