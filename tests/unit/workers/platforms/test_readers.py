@@ -202,7 +202,7 @@ def test_a_mastodon_token_goes_to_its_own_server_only() -> None:
 
 
 def test_a_mastodon_token_without_a_server_goes_nowhere() -> None:
-    http = Notebook(MASTODON_ACCESS_TOKEN="stray")
+    http = Notebook(MASTODON_ACCESS_TOKEN="stray,social.example,social.example=")
     for host in ("social.example", ""):
         READERS["mastodon"].fetch_resolve([Account(1, "mastodon", "rivers", "", host)], http)
     assert [headers for _, _, headers in http.asked] == [{}, {}]
