@@ -13,7 +13,6 @@ from typing import Any
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-
 _HOSTS = 64  # servers that a platform of many servers (Mastodon) keeps connections to
 _CONNECTIONS_PER_HOST = 16
 

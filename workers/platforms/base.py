@@ -2,26 +2,35 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
 
 from pipeline.errors import BadPage, Gone, ScrapeError, Transient
-from pipeline.platforms import Call, Client, Offers, Platform, Quota
+from pipeline.platforms import Call, Client, NotOffered, Platform, Quota, Token
 from pipeline.records import Account, Kind, Missing, Page, Post, Profile
 
 # A host name with a dot in it, in lower case.
 DOMAIN = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]"
 
+PostType = Literal["post", "reply", "quote", "image", "video", "live"]
+"""What `Post.post_type` may say. What answers or quotes another post is called so, whatever else it shows."""
+
 
 class Base(Platform):
     """A platform without a reader, credentials or error shapes of its own; subclasses say what they have."""
 
-    offers = Offers()
+    not_offered = NotOffered()
     calls: Mapping[Kind, Call] = {}
     quota: Quota | None = None
     needs: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
+    token_url: str | None = None
 
     def headers(self, http: Client) -> Mapping[str, str]:
         return {}
+
+    def fetch_token(self, post: Callable[..., Page], http: Client) -> Token:
+        raise NotImplementedError(f"{self.name} gives no tokens")  # only asked by a platform's own `headers`
 
     def explain(self, page: Page) -> ScrapeError | None:
         return None

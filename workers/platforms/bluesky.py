@@ -10,14 +10,14 @@ from pipeline.errors import BadPage, Gone, ScrapeError
 from pipeline.platforms import Call, Client, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Index, Node
-from workers.platforms.base import DOMAIN, Base, gone, newest_first, total
+from workers.platforms.base import DOMAIN, Base, PostType, gone, newest_first, total
 
 _DID = r"did:[a-z]+:[\w.:%-]+"
 # What an account is called while its domain doesn't point back to it.
 _NO_HANDLE = "handle.invalid"
 _LEFT_OUT = "not found, suspended or deactivated"
 _GONE = {"AccountTakedown": "suspended", "AccountDeactivated": "deactivated"}
-_EMBEDS = {
+_EMBEDS: Mapping[str, PostType] = {
     "app.bsky.embed.record": "quote",
     "app.bsky.embed.recordWithMedia": "quote",
     "app.bsky.embed.images": "image",
@@ -98,7 +98,7 @@ class Bluesky(Base):
             post_id=uri,
             url=f"https://bsky.app/profile/{account.handle}/post/{uri.rpartition('/')[2]}",
             published_at=_published_at(post),
-            post_type=_kind(record),
+            post_type=_post_type(record),
             text=record.text("text") or "",
             likes=post.count("likeCount"),
             comments=post.count("replyCount"),
@@ -119,8 +119,7 @@ def _published_at(post: Node) -> datetime:
         return seen_at
 
 
-def _kind(record: Node) -> str:
-    """Return post, reply, quote, image or video."""
+def _post_type(record: Node) -> PostType:
     if record.has("reply"):
         return "reply"
     return _EMBEDS.get(record.node("embed").text("$type") or "", "post")

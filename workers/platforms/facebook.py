@@ -1,6 +1,6 @@
 """Facebook: pages. No reader yet. Source: https://developers.facebook.com/docs/graph-api/reference/page"""
 
-from pipeline.platforms import Offers, UrlRule
+from pipeline.platforms import NotOffered, UrlRule
 from workers.platforms.base import Base
 
 _HOST = r"(?:[a-z]{2}-[a-z]{2}\.|web\.)?(?:facebook|fb)\.com"
@@ -11,7 +11,7 @@ class Facebook(Base):
     name = "facebook"
     title = "Facebook"
     base_url = "https://graph.facebook.com/v25.0"
-    offers = Offers(following=False, posts=False)
+    not_offered = NotOffered(following="the API doesn't tell it", posts="the API doesn't tell it")
     needs = ("FACEBOOK_ACCESS_TOKEN",)
     handle_pattern = r"[A-Za-z0-9.]{1,50}"
     urls = (

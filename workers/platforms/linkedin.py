@@ -1,6 +1,6 @@
 """LinkedIn: pages of organisations. No reader yet. Source: https://learn.microsoft.com/linkedin/marketing"""
 
-from pipeline.platforms import Offers, UrlRule
+from pipeline.platforms import NotOffered, UrlRule
 from workers.platforms.base import Base
 
 _HOST = r"(?:[a-z]{2}\.)?linkedin\.com"
@@ -10,7 +10,11 @@ class LinkedIn(Base):
     name = "linkedin"
     title = "LinkedIn"
     base_url = "https://api.linkedin.com/rest"
-    offers = Offers(following=False, posts=False)
+    not_offered = NotOffered(
+        following="an organisation follows nobody",
+        posts="only an administrator of the page may read them",
+        engagement="only an administrator of the page may read them",
+    )
     needs = ("LINKEDIN_ACCESS_TOKEN",)
     handle_pattern = r"[\w-]{1,100}"
     urls = (

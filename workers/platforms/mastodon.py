@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from pipeline.platforms import Call, Client, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Index, Node
-from workers.platforms.base import DOMAIN, Base, gone, newest_first
+from workers.platforms.base import DOMAIN, Base, PostType, gone, newest_first
 
 _HANDLE = r"\w(?:[\w.-]*\w)?"
 # Addresses of other places look the same (tiktok.com/@name); a misspelt one there is no Mastodon account.
@@ -114,7 +114,7 @@ class Mastodon(Base):
             post_id=post_id,
             url=status.text("url") or f"{self.profile_url(account.handle, account.host)}/{post_id}",
             published_at=status.time("created_at"),
-            post_type=_kind(status),
+            post_type=_post_type(status),
             text=_plain(status.text("content")) or "",
             likes=status.count("favourites_count"),
             comments=status.count("replies_count"),
@@ -167,8 +167,7 @@ def _next_max_id(page: Page) -> str | None:
     return found[0] if found else None
 
 
-def _kind(status: Node) -> str:
-    """Return post, reply, quote, image or video."""
+def _post_type(status: Node) -> PostType:
     if status.has("in_reply_to_id"):
         return "reply"
     if status.has("quote"):

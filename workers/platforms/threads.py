@@ -1,6 +1,6 @@
 """Threads: profiles that can be looked up. No reader yet. Source: https://developers.facebook.com/docs/threads"""
 
-from pipeline.platforms import Offers, UrlRule
+from pipeline.platforms import NotOffered, UrlRule
 from workers.platforms.base import Base
 
 
@@ -8,7 +8,7 @@ class Threads(Base):
     name = "threads"
     title = "Threads"
     base_url = "https://graph.threads.net/v1.0"
-    offers = Offers(following=False, posts=False)
+    not_offered = NotOffered(following="the API doesn't tell it", posts="the API doesn't tell it")
     needs = ("THREADS_ACCESS_TOKEN",)
     handle_pattern = r"[A-Za-z0-9._]{1,30}"
     urls = (UrlRule(rf"threads\.(?:net|com)/@(?P<handle>{handle_pattern})"),)

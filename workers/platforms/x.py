@@ -11,11 +11,12 @@ from pipeline.errors import Gone, NotAllowed, QuotaSpent, ScrapeError
 from pipeline.platforms import Call, Client, UrlRule, midnight_after
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Index, Node
-from workers.platforms.base import Base, gone, newest_first, total
+from workers.platforms.base import Base, PostType, gone, newest_first, total
 
 _USER_FIELDS = "name,username,description,profile_image_url,public_metrics,verified"
 _POST_FIELDS = "created_at,public_metrics,referenced_tweets"
 _NEW_POST_FIELDS = "created_at,public_metrics,referenced_posts"
+_REPOSTS = {"retweeted", "reposted"}
 _OWN_PAGES = "compose|explore|hashtag|home|i|intent|login|messages|notifications|privacy|search|settings|share|tos"
 
 
@@ -123,7 +124,7 @@ class X(Base):
             return _missing(account, problems[0])
         meta = body.node("meta")
         meta.need_count("result_count")
-        found = [self._post(account, post) for post in body.nodes("data") if _kind(post) != "repost"]
+        found = [self._post(account, post) for post in body.nodes("data") if not _kinds(post) & _REPOSTS]
         return Posts(account_key=account.account_key, posts=newest_first(found), cursor=meta.text("next_token"))
 
     def _post(self, account: Account, post: Node) -> Post:
@@ -134,7 +135,7 @@ class X(Base):
             post_id=post_id,
             url=f"https://x.com/{account.handle}/status/{post_id}",
             published_at=post.time("created_at"),
-            post_type=_kind(post),
+            post_type=_post_type(post),
             text=post.text("text") or "",
             likes=metrics.count("like_count"),
             comments=metrics.count("reply_count"),
@@ -143,12 +144,13 @@ class X(Base):
         )
 
 
-def _kind(post: Node) -> str:
-    """Return post, reply, quote or repost."""
-    referenced = [*post.nodes("referenced_tweets"), *post.nodes("referenced_posts")]
-    kinds = {one.text("type") for one in referenced}
-    if kinds & {"retweeted", "reposted"}:
-        return "repost"
+def _kinds(post: Node) -> set[str | None]:
+    """Return how a post refers to others: replied_to, quoted, retweeted."""
+    return {one.text("type") for one in (*post.nodes("referenced_tweets"), *post.nodes("referenced_posts"))}
+
+
+def _post_type(post: Node) -> PostType:
+    kinds = _kinds(post)
     if "replied_to" in kinds:
         return "reply"
     return "quote" if "quoted" in kinds else "post"

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import NotAllowed, QuotaSpent, RateLimited, ScrapeError
-from pipeline.platforms import Call, Client, Offers, Quota, UrlRule, midnight_after
+from pipeline.platforms import Call, Client, NotOffered, Quota, UrlRule, midnight_after
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Precision, Profile
 from workers.node import Index, Node
 from workers.platforms.base import Base, gone, newest_first
@@ -28,7 +28,7 @@ class YouTube(Base):
     name = "youtube"
     title = "YouTube"
     base_url = "https://www.googleapis.com/youtube/v3"
-    offers = Offers(following=False)
+    not_offered = NotOffered(following="only the channel's owner may read it")
     calls: Mapping[Kind, Call] = {
         "resolve": Call(limit="2/s"),
         "profiles": Call(limit="2/s", batch=50),
