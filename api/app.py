@@ -16,7 +16,7 @@ from api.cache.shared import Shared
 from api.cache.tags import Purges
 from api.cached import Cached
 from api.dashboard.pages import AccountsPage
-from api.middleware import Keys, Origins, RawQueryRequest, Requests
+from api.middleware import ApiRequest, Keys, Origins, Requests
 from api.resources.accounts import Accounts, OneAccount
 from api.resources.health import Alive, Ready
 from api.resources.history import AccountHistory
@@ -71,7 +71,7 @@ def create_app(settings: Settings, engines: Engines, redis: Redis, enqueue: Enqu
         Origins([origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]),
         Keys(Access(engines, threads, require_key=settings.api_require_key)),
     ]
-    app: App = falcon.asgi.App(request_type=RawQueryRequest, middleware=middleware)
+    app: App = falcon.asgi.App(request_type=ApiRequest, middleware=middleware)
     problems.install(app)
     stale_after_s = settings.stale_after_s
     app.add_route("/", AccountsPage(cached, engines, known, stale_after_s=stale_after_s))

@@ -20,35 +20,39 @@ LARGEST_BODY_BYTES = 1 << 20
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
-class RawQueryRequest(falcon.asgi.Request):
-    """Leaves the query string alone. Falcon decodes it before any error handler stands, so that bad UTF-8 is a 500."""
+class ApiRequest(falcon.asgi.Request):
+    """A request with its id and the time it began, from its first moment: some end before any middleware.
+
+    Its query string is left alone: Falcon would decode it where no error handler stands yet, and answer bad UTF-8
+    with a 500.
+    """
 
     def __init__(self, scope: dict[str, Any], *args: Any, **options: Any) -> None:
         super().__init__({**scope, "query_string": b""}, *args, **options)
         self.raw_query: bytes = scope["query_string"]
+        given = self.get_header("X-Request-ID") or ""
+        self.id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.began = time.perf_counter()
 
 
 class Requests:
-    """Gives each request an id and a closing line in the log, reads its query and refuses large bodies."""
+    """Reads each request's query, refuses large bodies, and writes the closing line into the log."""
 
-    async def process_request(self, req: RawQueryRequest, resp: Response) -> None:
-        given = req.get_header("X-Request-ID") or ""
-        req.context.id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        req.context.began = time.perf_counter()
-        structlog.contextvars.bind_contextvars(request_id=req.context.id)
+    async def process_request(self, req: ApiRequest, resp: Response) -> None:
+        structlog.contextvars.bind_contextvars(request_id=req.id)
         if (req.content_length or 0) > LARGEST_BODY_BYTES:
             raise Problem(413, f"A body holds at most {LARGEST_BODY_BYTES:,} bytes.")
         req.context.params = parameters(req.raw_query)
 
-    async def process_response(self, req: Request, resp: Response, resource: object, succeeded: bool) -> None:
-        resp.set_header("X-Request-ID", req.context.id)
+    async def process_response(self, req: ApiRequest, resp: Response, resource: object, succeeded: bool) -> None:
+        resp.set_header("X-Request-ID", req.id)
         resp.set_header("X-Content-Type-Options", "nosniff")
         log.info(
             "request",
             method=req.method,
             path=req.path,  # without the query
             status=resp.status_code,
-            duration_ms=round((time.perf_counter() - req.context.began) * 1000, 2),
+            duration_ms=round((time.perf_counter() - req.began) * 1000, 2),
             cache=resp.get_header("X-Cache"),
         )
 
@@ -60,7 +64,7 @@ class Keys:
         self._access = access
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
-        if req.method != "OPTIONS":
+        if hasattr(resource, f"on_{req.method.lower()}"):  # the others are refused, or answered, by Falcon
             req.context.key = await self._access.check(req.auth, resource)
 
 

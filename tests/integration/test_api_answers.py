@@ -1,6 +1,7 @@
 """What each endpoint answers, against a real PostgreSQL and Redis."""
 
 import gzip
+import json
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -271,8 +272,6 @@ def test_different_urls_never_share_an_answer(api: InProcess, engine: Engine) ->
 
 
 def json_of(answer: Any, coding: str) -> Any:
-    import json
-
     return json.loads(DECODE[coding](answer.content))
 
 

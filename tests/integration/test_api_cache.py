@@ -1,0 +1,278 @@
+"""The two cache levels: no answer is older than a purged commit, whatever fails in between."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from api.cache import shared
+from api.cache.answers import Answers
+from api.cache.entries import Content, Key
+from api.cache.memory import Memory
+from api.cache.shared import Shared
+from api.cache.tags import Purges
+from db.engine import Engine, transaction
+from deploy.embedded import start_redis
+from tests import fakes
+from tests.serving import InProcess, add_account, gunicorn, in_process, keep, purger, wait_for
+
+KEY = Key("/api/summary", (), "application/json", "identity")
+
+
+@pytest.fixture
+def api(database_url: str, redis_url: str) -> Iterator[InProcess]:
+    with in_process(fakes.settings(database_url, redis_url)) as api:
+        api.wait_until_it_hears_purges()
+        yield api
+
+
+class Level:
+    """One process's caches without HTTP: reads return `value`, and do `meanwhile` between reading and keeping."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.purges = Purges()
+        self.purges.connected()
+        self.redis = shared.connect(redis_url)
+        memory = Memory(self.purges, entries=10, kept_s=60)
+        self.threads = ThreadPoolExecutor(1)
+        self.answers = Answers(self.purges, memory, Shared(self.redis), self.threads)
+        self.value = "old"
+        self.meanwhile = lambda: None
+
+    async def get(self) -> tuple[str, str]:
+        answer, level = await self.answers.get(KEY, 300, self._read)
+        return answer.body.decode(), level
+
+    def _read(self) -> Content:
+        value = self.value
+        self.meanwhile()
+        return Content(body=value.encode(), tags=frozenset({"summary"}), modified_at=None)
+
+    async def close(self) -> None:
+        await self.redis.aclose()
+        self.threads.shutdown()
+
+
+def test_what_was_read_before_a_commit_is_kept_at_no_level(redis_url: str) -> None:
+    """The race: a read sees the old row, the commit and its purge follow, and only then is the answer kept."""
+    settings = fakes.settings("postgresql://nowhere/none", redis_url)
+
+    async def scenario() -> None:
+        here, there = Level(redis_url), Level(redis_url)
+
+        def commit() -> None:
+            here.value = there.value = "new"
+            here.meanwhile = lambda: None
+            purger(settings).purge({"summary"})
+
+        here.meanwhile = commit
+        # `here` doesn't hear the purge: Redis alone must refuse the old answer.
+        assert await here.get() == ("old", "miss")
+        assert await there.get() == ("new", "miss")
+        here.purges.purge(["summary"])
+        assert await here.get() == ("new", "l2")
+        await here.close()
+        await there.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_read_before_redis_lost_its_memory_is_not_kept_there(redis_url: str) -> None:
+    settings = fakes.settings("postgresql://nowhere/none", redis_url)
+
+    async def scenario() -> None:
+        here, there = Level(redis_url), Level(redis_url)
+        for _ in range(3):
+            purger(settings).purge({"summary"})
+
+        def flush() -> None:
+            with redis.Redis.from_url(redis_url) as client:
+                client.flushall()
+
+        here.meanwhile = flush
+        assert await here.get() == ("old", "miss")
+        there.value = "new"
+        purger(settings).purge({"summary"})
+        assert await there.get() == ("new", "miss")
+        await here.close()
+        await there.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_purge_ends_what_it_names_and_nothing_else(
+    api: InProcess, engine: Engine, database_url: str, redis_url: str
+) -> None:
+    with transaction(engine) as conn:
+        one, two = add_account(conn, "x/one"), add_account(conn, "x/two")
+    paths = {name: f"/api/history/x/{name}" for name in ("one", "two")}
+    for path in paths.values():
+        api.get(path)
+    with transaction(engine) as conn:
+        keep(conn, one, 1)
+        keep(conn, two, 2)
+    purger(fakes.settings(database_url, redis_url)).purge({f"account:{one}"})
+    wait_for(lambda: api.get(paths["one"]).json["followers"][-1] == 1, "the new number")
+    assert api.get(paths["two"]).headers["x-cache"] == "l1"
+    assert api.get(paths["two"]).json["followers"][-1] is None
+
+
+def test_a_failed_request_is_not_remembered(api: InProcess, engine: Engine) -> None:
+    assert api.get("/api/history/x/agency").status_code == 404
+    with transaction(engine) as conn:
+        add_account(conn, "x/agency")
+    assert api.get("/api/history/x/agency").status_code == 200
+
+
+def test_hits_stay_fast_while_the_database_is_slow(database_url: str, redis_url: str, engine: Engine) -> None:
+    """Every thread and connection waits for a lock; what the caches hold is answered all the same."""
+    with transaction(engine) as conn:
+        keep(conn, add_account(conn, "x/agency"), 5)
+    settings = fakes.settings(database_url, redis_url, READ_THREADS="2")
+    with in_process(settings) as api:
+        api.wait_until_it_hears_purges()
+        api.get("/api/summary")
+        with in_process(settings) as other:
+            other.get("/api/accounts")  # in Redis, but not in the memory of `api`
+        with engine.connect() as blocker, ThreadPoolExecutor(6) as clients:
+            blocker.execute(text("LOCK TABLE dim_account IN ACCESS EXCLUSIVE MODE"))
+            stuck = [clients.submit(api.get, f"/api/summary?per_page={n}") for n in range(1, 7)]
+            wait_for(lambda: _waiting(engine) == 2, "two reads to wait for the lock")
+            for path, level in (("/api/summary", "l1"), ("/api/accounts", "l2")):
+                answer = api.get(path)
+                assert (answer.status_code, answer.headers["x-cache"]) == (200, level)
+            assert api.get("/healthz").status_code == 200
+            assert not any(one.done() for one in stuck), "the hits were answered while all others waited"
+            blocker.rollback()
+            assert [one.result().status_code for one in stuck] == [200] * 6
+
+
+def _waiting(engine: Engine) -> int:
+    with engine.connect() as conn:
+        return int(conn.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
+
+
+def test_a_crowd_that_asks_for_the_same_makes_few_reads(
+    api: InProcess, engine: Engine, database_url: str, redis_url: str
+) -> None:
+    with engine.connect() as blocker, ThreadPoolExecutor(20) as clients:
+        blocker.execute(text("LOCK TABLE dim_account IN ACCESS EXCLUSIVE MODE"))
+        crowd = [clients.submit(api.get, "/api/summary") for _ in range(20)]
+        wait_for(lambda: _waiting(engine) == 1, "the one read that waits for the lock")
+        blocker.rollback()
+        levels = [one.result().headers["x-cache"] for one in crowd]
+    assert set(levels) <= {"miss", "l1"}
+    assert _waiting(engine) == 0
+
+
+def test_without_redis_the_api_serves_the_truth_and_recovers_by_itself(
+    database_url: str, engine: Engine, tmp_path: Path
+) -> None:
+    with transaction(engine) as conn:
+        key = add_account(conn, "x/agency")
+        keep(conn, key, 1)
+    server = start_redis(tmp_path / "redis")
+    settings = fakes.settings(database_url, server.url)
+    with in_process(settings) as api:
+        api.wait_until_it_hears_purges()
+        assert api.get("/api/summary").json["items"][0]["followers"] == 1
+        assert api.get("/api/summary").headers["x-cache"] == "l1"
+        server.stop()
+        wait_for(lambda: api.get("/readyz").json["purge_listener"] == "down", "the listener to notice")
+        state = api.get("/readyz")
+        assert (state.status_code, state.json["database"], state.json["cache"]) == (200, "ok", "down")
+        with transaction(engine) as conn:
+            keep(conn, key, 2)
+        # No purge can be heard: nothing in memory may be trusted.
+        for _ in range(3):
+            answer = api.get("/api/summary")
+            assert (answer.json["items"][0]["followers"], answer.headers["x-cache"]) == (2, "miss")
+        server = start_redis(tmp_path / "redis")
+        try:
+            api.wait_until_it_hears_purges()
+            with transaction(engine) as conn:
+                keep(conn, key, 3)
+            purger(settings).purge({"summary"})
+            wait_for(lambda: api.get("/api/summary").json["items"][0]["followers"] == 3, "the purge to arrive")
+            wait_for(lambda: api.get("/api/summary").headers["x-cache"] == "l1", "memory to be used again")
+            wait_for(
+                lambda: api.get("/api/accounts?per_page=9").headers["x-cache"] == "l1", "memory to be used again"
+            )
+        finally:
+            server.stop()
+
+
+def test_a_commit_and_its_purge_reach_every_gunicorn_worker_and_the_old_number_never_comes_back(
+    database_url: str, redis_url: str, engine: Engine, tmp_path: Path
+) -> None:
+    with transaction(engine) as conn:
+        key = add_account(conn, "x/agency")
+        keep(conn, key, 0)
+    purge = purger(fakes.settings(database_url, redis_url)).purge
+    with gunicorn(database_url, redis_url, tmp_path, workers=2) as server:
+        workers = server.workers
+        assert len(workers) == 2
+
+        def shown(worker: int) -> int:
+            summary = server.json("/api/summary", worker)["items"][0]["followers"]
+            history = server.json("/api/history/x/agency", worker)["followers"][-1]
+            return int(min(summary, history))
+
+        for number in range(1, 11):
+            for worker in workers:  # the number before is in both memories, and in Redis
+                assert shown(worker) == number - 1
+                assert server.get("/api/summary", worker)[1]["x-cache"] == "l1"
+            with transaction(engine) as conn:
+                keep(conn, key, number)
+            purge({f"account:{key}", "summary", "accounts"})
+            for worker in workers:
+                wait_for(lambda worker=worker, number=number: shown(worker) == number, f"{number} in each worker", 5)
+
+
+def test_numbers_only_ever_go_forward_while_commits_and_reads_race(
+    api: InProcess, engine: Engine, database_url: str, redis_url: str
+) -> None:
+    with transaction(engine) as conn:
+        key = add_account(conn, "x/agency")
+        keep(conn, key, 0)
+    purge = purger(fakes.settings(database_url, redis_url)).purge
+    committed = threading.Event()
+
+    def watch(path: str) -> list[int]:
+        seen = []
+        while not committed.is_set():
+            answer = api.get(path).json
+            seen.append(answer["items"][0]["followers"] if "items" in answer else answer["followers"][-1])
+        return seen
+
+    paths = ["/api/summary", "/api/summary?per_page=7", "/api/history/x/agency"]
+    with ThreadPoolExecutor(len(paths)) as watchers:
+        watching = [watchers.submit(watch, path) for path in paths]
+        for number in range(1, 61):
+            with transaction(engine) as conn:
+                keep(conn, key, number)
+            purge({f"account:{key}", "summary"})
+        committed.set()
+        for one in watching:
+            seen = one.result()
+            assert len(seen) > 10
+            assert seen == sorted(seen), "an older number came back"
+    for path in paths:
+        wait_for(lambda path=path: str(60) in api.get(path).text, "the last number")
+
+
+def test_gunicorn_stops_within_seconds_and_leaves_nothing(database_url: str, redis_url: str, tmp_path: Path) -> None:
+    with gunicorn(database_url, redis_url, tmp_path, workers=2) as server:
+        workers = server.workers
+        assert server.get("/healthz")[0] == 200
+        server.process.terminate()
+        assert server.process.wait(8) == 0
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the workers to go", 2)
+    assert not list(Path(os.environ.get("HOME", "/nonexistent")).glob(".gunicorn/*")), "no control socket"
+    assert "Traceback" not in (tmp_path / "api.log").read_text()
