@@ -1,5 +1,6 @@
 """What can go wrong while reading a platform. The class decides what happens next (see `decide`)."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 
@@ -45,6 +46,17 @@ class NotAllowed(ScrapeError):
 
 class Gone(ScrapeError):
     """The account asked for was not found, deleted, suspended or is private. Its history stays."""
+
+
+class BatchRefused(ScrapeError):
+    """The platform refused a whole batch for some of its accounts: the others are asked for again without them.
+
+    `bad` are the accounts that it named, by account_key; none when it didn't say which.
+    """
+
+    def __init__(self, platform: str, reason: str, *, bad: Sequence[int] = ()) -> None:
+        super().__init__(platform, reason)
+        self.bad = tuple(bad)
 
 
 class BadPage(ScrapeError):

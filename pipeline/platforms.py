@@ -4,11 +4,11 @@ The planner, the importer and the API know limits, batches and URL rules from he
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
@@ -40,12 +40,23 @@ class Quota(Struct, frozen=True):
     zone: str
 
 
-class Offers(Struct, frozen=True, kw_only=True):
-    """What a platform can honestly say. A number that it doesn't offer is null, with this as the reason."""
+class NotOffered(Struct, frozen=True, kw_only=True):
+    """Why a platform doesn't offer a number, None where it does: such a number is null, with this as the reason.
 
-    followers: bool = True
-    following: bool = True
-    posts: bool = True
+    `posts` is the count of posts, `engagement` what posts gather (so their reading as well).
+    """
+
+    followers: str | None = None
+    following: str | None = None
+    posts: str | None = None
+    engagement: str | None = None
+
+
+class Token(Struct, frozen=True):
+    """An access token that a platform gave for credentials, and the seconds it lasts."""
+
+    value: str
+    lasts_s: float
 
 
 class UrlRule(Struct, frozen=True):
@@ -80,6 +91,24 @@ class Client(Protocol):
         as the platform's `explain` reads it, else by the status table. `params` may repeat a name.
         """
 
+    def post(
+        self,
+        path: str,
+        params: Sequence[tuple[str, str]] = (),
+        *,
+        json: Any = None,
+        form: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        expect: Sequence[int] = (200,),
+    ) -> Page:
+        """Send a JSON body, or a form where `json` is None; else as `get`."""
+
+    def token(self) -> str:
+        """Return the access token that the platform's `fetch_token` gives, fetched once and renewed in time.
+
+        An answer 401 renews it and repeats the request, once.
+        """
+
     def credential(self, name: str) -> str | None:
         """Return the credential with this environment name, or None when it is not set."""
 
@@ -90,14 +119,18 @@ class Platform(Protocol):
     name: str
     title: str
     base_url: str
-    offers: Offers
+    not_offered: NotOffered
     calls: Mapping[Kind, Call]
     """Empty: accounts are listed, but there is no reader yet. `resolve` reads accounts whose id isn't known."""
     quota: Quota | None
     needs: tuple[str, ...]
     """Environment names of the credentials without which nothing can be read."""
+    instead: tuple[str, ...]
+    """Environment names of credentials each of which does alone what `needs` does together."""
     uses: tuple[str, ...]
-    """Environment names of credentials that help where they are set."""
+    """Environment names of credentials and choices that help where they are set."""
+    token_url: str | None
+    """Where `fetch_token` posts, if elsewhere than below the base URL; another base URL serves its path as well."""
     urls: tuple[UrlRule, ...]
     handle_pattern: str
     """What a bare handle looks like (without `@`)."""
@@ -107,6 +140,9 @@ class Platform(Protocol):
 
     def headers(self, http: Client) -> Mapping[str, str]:
         """Return the headers of every request: where credentials go, never into the URL."""
+
+    def fetch_token(self, post: Callable[..., Page], http: Client) -> Token:
+        """Ask for an access token by `post`, which sends to `token_url` without the platform's usual headers."""
 
     def explain(self, page: Page) -> ScrapeError | None:
         """Read an error from a page of any status, or None when there is none that it knows."""

@@ -140,6 +140,8 @@ class Settings(BaseSettings):
 
     def lacks(self, platform: Platform) -> tuple[str, ...]:
         """Return the names of the credentials that a platform needs and that are not set."""
+        if any(self.credential(name) for name in platform.instead):
+            return ()
         return tuple(name for name in platform.needs if self.credential(name) is None)
 
 
@@ -180,7 +182,7 @@ def _declared() -> set[str]:
     names: set[str] = set()
     for platform in platforms.load().values():
         upper = platform.name.upper()
-        names |= {f"{upper}_BASE_URL", *platform.needs, *platform.uses}
+        names |= {f"{upper}_BASE_URL", *platform.needs, *platform.instead, *platform.uses}
         names |= {f"RATE_LIMIT_{upper}_{kind.upper()}" for kind in platform.calls}
     return names
 

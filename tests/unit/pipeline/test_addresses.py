@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import addresses
 from pipeline.addresses import Unclear
-from pipeline.platforms import Call, Offers, UrlRule
+from pipeline.platforms import Call, NotOffered, UrlRule
 
 
 class Birds:
@@ -15,7 +15,7 @@ class Birds:
     name = "birds"
     title = "Little Birds"
     base_url = "https://api.birds.example"
-    offers = Offers()
+    not_offered = NotOffered()
     calls: Mapping = {"profiles": Call(limit="2/s", batch=100)}
     quota = None
     needs = ()
