@@ -76,6 +76,13 @@ _PLATFORM = bindparam("of_platform", type_=Text)
 _KIND = bindparam("of_kind", type_=Text)
 _SUBJECT = bindparam("of_subject", type_=Text)
 _JOB_COLUMNS = [scrape_job.c[name] for name in ("job_id", "platform", "kind", "lane", "attempt", "cursor", "page")]
+_ACCOUNT_COLUMNS = (
+    dim_account.c.account_key,
+    dim_account.c.handle,
+    dim_account.c.url,
+    dim_account.c.host,
+    dim_account.c.external_id,
+)
 _FINISHED = ("succeeded", "partly_failed", "failed")
 
 
@@ -90,15 +97,6 @@ def _with_accounts(job: FromClause, state: FromClause = scrape_state) -> _Query:
         )
         .order_by(job.c.job_id, dim_account.c.account_key)
     )
-
-
-_ACCOUNT_COLUMNS = (
-    dim_account.c.account_key,
-    dim_account.c.handle,
-    dim_account.c.url,
-    dim_account.c.host,
-    dim_account.c.external_id,
-)
 
 
 def _claim_of(lane: Literal["core", "retry"]) -> _Query:
@@ -488,7 +486,7 @@ _CLEAR_EXPLAINED = (
         next_due_at=case(
             (
                 and_(_LAST_ONE_WAS_GOOD.is_not(True), func.isfinite(scrape_state.c.next_due_at)),
-                scrape_state.c.last_attempt_at,
+                func.coalesce(scrape_state.c.last_attempt_at, scrape_state.c.next_due_at),
             ),
             else_=scrape_state.c.next_due_at,
         ),

@@ -70,6 +70,14 @@ def taken(conn: Connection, profiles: Sequence[Profile]) -> dict[int, str]:
     return {row.account_key: row.handle for row in conn.execute(_TAKEN, {"profiles": as_json(profiles)})}
 
 
+def lock(conn: Connection, platform: str) -> None:
+    """Wait until no other job of a platform is learning ids or names; held until the transaction ends.
+
+    Two accounts of two jobs may prove to be one: the second must see what the first has learnt.
+    """
+    conn.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"rollcall.identity.{platform}"))))
+
+
 _other = dim_account.alias("other")
 # Two accounts can't bear one name: not one that another account still has here, nor one that came twice.
 _name_is_held = or_(

@@ -53,6 +53,8 @@ def save(
     """
     assert sorted(n.account_key for n in nexts) == sorted(a.account_key for a in job.accounts)
     dataset.refuse_mixture(conn, source)
+    if _learns(job, profiles):
+        identity.lock(conn, job.platform)
     taken = identity.taken(conn, profiles) if profiles else {}
     nexts = [_taken_over(n, job, taken[n.account_key]) if n.account_key in taken else n for n in nexts]
     profiles = [profile for profile in profiles if profile.account_key not in taken]
@@ -78,6 +80,12 @@ def save(
         posts=written_posts,
         follow=(follow,) if follow else (),
     )
+
+
+def _learns(job: Job, profiles: Sequence[Profile]) -> bool:
+    """Say whether a profile brings an id or a name that its account didn't have."""
+    known = {(account.account_key, account.external_id, account.handle) for account in job.accounts}
+    return any((p.account_key, p.external_id, p.handle) not in known for p in profiles)
 
 
 def _taken_over(decided: Next, job: Job, handle: str) -> Next:

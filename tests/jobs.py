@@ -1,13 +1,16 @@
 """Accounts and jobs for tests of the database: listed as an import lists them, claimed as the planner claims."""
 
+import time
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import text
+
 from db import accounts, claims, writes
 from db.accounts import Facts, New, Sought
-from db.engine import Connection
+from db.engine import Connection, Engine, reading
 from db.rows import Changes, Job, Kind, Next, Profile, Result
 from tests.fakes import NOON
 
@@ -108,3 +111,17 @@ def decided(job: Job, result: Result = "ok", reason: str | None = None, *, now: 
 def saved(conn: Connection, job: Job, profiles: Sequence[Profile] = (), *, now: datetime = NOON) -> Changes | None:
     """Save a job whose accounts were all read well."""
     return writes.save(conn, job, nexts=decided(job, now=now), profiles=profiles, source="simulated", now=now)
+
+
+def until_one_waits_for_a_lock(engine: Engine) -> None:
+    """Return when a transaction of this test's database waits for another."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with reading(engine) as conn:
+            if conn.scalar(waiting):
+                return
+        time.sleep(0.01)
+    raise AssertionError("nobody waits for a lock")

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from db import claims
+from db import claims, writes
 from db.claims import Requested
 from db.engine import Connection, Engine, reading, transaction
 from db.rows import Job
 from tests.fakes import NOON, job_ids
-from tests.jobs import LEASE, claimed, decided, listed, requested, running, said, saved
+from tests.jobs import LEASE, claimed, decided, listed, requested, running, said, saved, until_one_waits_for_a_lock
 
 LATER = NOON + LEASE
 BATCHES = {("x", "profiles"): 100, ("x", "posts"): 1}
@@ -234,6 +234,22 @@ def test_an_account_on_its_way_joins_its_job(engine: Engine) -> None:
         found = _ask(conn, [*busy, *free])
     assert found.joined == {busy[0]: job.job_id}
     assert [_keys(job) for job in found.jobs] == [free]
+
+
+def test_who_asks_for_accounts_that_another_is_just_claiming_waits_and_joins(engine: Engine) -> None:
+    with transaction(engine) as conn:
+        keys = listed(conn, "a", "b")
+
+    def ask() -> Requested:
+        with transaction(engine) as conn:
+            return _ask(conn, keys)
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(engine) as conn:
+            first = _ask(conn, keys)
+            second = pool.submit(ask)
+            until_one_waits_for_a_lock(engine)
+        assert second.result(10) == Requested([], dict.fromkeys(keys, first.jobs[0].job_id))
 
 
 def test_people_who_ask_for_the_same_accounts_at_once_share_their_jobs(engine: Engine) -> None:
@@ -455,9 +471,16 @@ def test_an_account_whose_last_attempt_failed_is_due_at_once_when_the_key_is_bac
         )
 
 
-def test_what_an_attempt_said_is_not_taken_for_an_explanation(engine: Engine) -> None:
-    from db import writes
+def test_an_account_that_was_never_read_is_due_as_before_when_the_key_comes(engine: Engine) -> None:
+    with transaction(engine) as conn:
+        key = listed(conn, "a")[0]
+        claims.explain(conn, platform="x", result="blocked", reason="needs A_KEY")
+        assert claims.clear_explained(conn, platform="x") == 1
+        state = _state(conn, key)
+        assert (state.result, state.reason, state.next_due_at) == (None, None, NOON)
 
+
+def test_what_an_attempt_said_is_not_taken_for_an_explanation(engine: Engine) -> None:
     with transaction(engine) as conn:
         key = listed(conn, "a")[0]
         claims.explain(conn, platform="x", result="blocked", reason="needs A_KEY")

@@ -15,7 +15,7 @@ from db.engine import Connection, Engine, reading, transaction
 from db.metrics import Metric
 from db.rows import Changes, Job, Post
 from tests.fakes import NOON
-from tests.jobs import LEASE, decided, listed, requested, running, said, saved
+from tests.jobs import LEASE, decided, listed, requested, running, said, saved, until_one_waits_for_a_lock
 
 TODAY = NOON.date()
 
@@ -402,6 +402,27 @@ def test_of_two_listed_accounts_that_prove_to_be_one_the_first_keeps_the_numbers
         assert [_state(conn, key).result for key in keys] == ["ok", "gone", "gone"]
         assert {_state(conn, key).reason for key in keys[1:]} == {"the same account as x/a, which is listed itself"}
         assert _state(conn, keys[1]).kind == "resolve"
+
+
+def test_accounts_of_two_jobs_that_prove_to_be_one_at_once_are_told_apart(engine: Engine) -> None:
+    with transaction(engine) as conn:
+        keys = listed(conn, "a", "b", kind="resolve")
+        jobs = [running(conn, kind="resolve", batch=1) for _ in keys]
+
+    def save(job: Job) -> Changes | None:
+        with transaction(engine) as conn:
+            return saved(conn, job, said(job, external_id="42"))
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(engine) as conn:
+            saved(conn, jobs[0], said(jobs[0], external_id="42"))
+            second = pool.submit(save, jobs[1])
+            until_one_waits_for_a_lock(engine)
+        changes = second.result(10)
+    assert changes is not None
+    assert changes.snapshots == 0
+    with reading(engine) as conn:
+        assert [_state(conn, key).result for key in keys] == ["ok", "gone"]
 
 
 def test_an_id_stays_with_its_account_when_an_older_row_comes_with_it_in_one_batch(engine: Engine) -> None:

@@ -290,9 +290,7 @@ def upgrade() -> None:
         ],
         postgresql_where=sa.text("job_id IS NULL"),
     )
-    op.create_index(
-        "ix_scrape_state_explained", "scrape_state", ["platform"], postgresql_where=sa.text("explained")
-    )
+    op.create_index("ix_scrape_state_explained", "scrape_state", ["platform"], postgresql_where=sa.text("explained"))
     op.create_index(
         "ix_scrape_state_job_id", "scrape_state", ["job_id"], postgresql_where=sa.text("job_id IS NOT NULL")
     )
