@@ -134,11 +134,11 @@ def gunicorn(
     inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     root = Path(__file__).resolve().parent.parent
     with (folder / "api.log").open("wb") as log:
-        command = [sys.executable, "-W", "error", "-m", "api"]
+        command = [sys.executable, "-m", "api"]
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env={**inherited, "PYTHONPATH": str(root), **given, **environ},
+            env={**inherited, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", **given, **environ},
             stdout=log,
             stderr=log,
         )

@@ -282,6 +282,17 @@ def test_the_order_of_parameters_makes_no_second_answer(api: InProcess) -> None:
     assert api.get("/api/summary?core=true&per_page=6").headers["x-cache"] == "miss"
 
 
+def test_without_its_database_the_api_says_so_and_lives(database_url: str, redis_url: str) -> None:
+    with in_process(fakes.settings(f"{database_url.replace('/test_', '/no_such_')}", redis_url)) as api:
+        answer = api.get("/api/summary")
+        assert (answer.status_code, errors(answer)) == (503, {})
+        assert answer.headers["retry-after"]
+        assert "no_such_" not in answer.text, "nothing of the inside goes out"
+        ready = api.get("/readyz")
+        assert (ready.status_code, ready.json["database"], ready.json["cache"]) == (503, "down", "ok")
+        assert api.get("/healthz").status_code == 200
+
+
 def test_a_request_id_comes_back_and_a_strange_one_is_replaced(api: InProcess) -> None:
     assert api.get("/healthz", X_Request_ID="trace-1:a/b").headers["x-request-id"] == "trace-1:a/b"
     for strange in ("a b", "x" * 129, "é", ""):

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from api.cache import shared
 from api.cache.answers import Answers
 from api.cache.entries import Content, Key
 from api.cache.memory import Memory
-from api.cache.shared import Shared
+from api.cache.shared import Found, Shared
 from api.cache.tags import Purges
 from db.engine import Engine, transaction
 from deploy.embedded import start_redis
@@ -206,6 +208,42 @@ def test_without_redis_the_api_serves_the_truth_and_recovers_by_itself(
             )
         finally:
             server.stop()
+
+
+def test_a_redis_that_hangs_is_left_alone_for_a_while() -> None:
+    class Clock:
+        now = 0.0
+
+        def __call__(self) -> float:
+            return self.now
+
+    async def scenario(port: int) -> list[bool]:
+        clock = Clock()
+        cache = Shared(shared.connect(f"redis://127.0.0.1:{port}/0"), clock=clock)
+        asked = []
+        for now in (0.0, 0.1, shared.PAUSE_S - 0.1, shared.PAUSE_S + 0.1):
+            clock.now = now
+            before = len(connections)
+            assert await cache.look(KEY) == Found()
+            asked.append(len(connections) > before)
+        await cache.close()
+        return asked
+
+    connections: list[socket.socket] = []
+
+    def accept(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connections.append(listener.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept, args=[listener])
+        thread.start()
+        assert asyncio.run(scenario(listener.getsockname()[1])) == [True, False, False, True]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for connection in connections:
+        connection.close()
 
 
 def test_a_commit_and_its_purge_reach_every_gunicorn_worker_and_the_old_number_never_comes_back(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import select
 from db import keys
 from db.engine import Engine, reading, transaction
 from db.models import scrape_job
+from deploy.embedded import start_redis
 from tests import fakes
 from tests.serving import InProcess, add_account, in_process
 
@@ -135,3 +137,16 @@ def test_a_body_that_is_not_as_documented_is_refused(
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert enqueued(engine) == []
+
+
+def test_without_its_broker_a_refresh_says_so(database_url: str, engine: Engine, token: str, tmp_path: Path) -> None:
+    with transaction(engine) as conn:
+        add_account(conn, "x/one", external_id="1")
+    server = start_redis(tmp_path / "redis")
+    settings = fakes.settings(database_url, server.url, SIMULATOR_URL="http://127.0.0.1:9")
+    with in_process(settings) as api:
+        api.wait_until_it_hears_purges()
+        server.stop()
+        answer = refresh(api, token, ["x/one"])
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
