@@ -1,23 +1,28 @@
 """The one HTTP client: one deadline, one size limit and one table that turns a status into an error.
 
-It makes one request per call: no retries (they live in `decide`) and no redirects (credentials stay with the host they
-were meant for). Errors say what happened in our own words: no URL, no secret, no piece of an answer.
+It makes one request per call: no retries (they live in `decide`), but for a token that was refused and is renewed, and
+redirects within the host that was asked: credentials stay with the host they were meant for. Errors say what happened
+in our own words: no URL, no secret, no piece of an answer.
 """
 
 import json
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin, urlsplit
 
+import msgspec
+from msgspec import Struct, structs
 from pydantic import SecretStr
-from urllib3 import BaseHTTPResponse, PoolManager, Timeout
+from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.exceptions import (
     ConnectTimeoutError,
     DecodeError,
     HTTPError,
     NewConnectionError,
+    ProxyError,
     ReadTimeoutError,
     SSLError,
 )
@@ -25,10 +30,16 @@ from urllib3.exceptions import (
 from pipeline.errors import BadPage, Gone, NotAllowed, PlatformDown, RateLimited, ScrapeError, TimedOut
 from pipeline.platforms import Platform
 from pipeline.records import Page
+from workers.addresses import NotPublic
+from workers.deadline import Pool
 from workers.reset import Allowance, allowance, retry_at
+from workers.tokens import TokenStore
 
-LARGEST_BODY_BYTES = 20 * 1024 * 1024
+LARGEST_BODY_BYTES = 8 * 1024 * 1024
 _CONNECT_S = 5.0
+_MOST_REDIRECTS = 3
+# The statuses of a redirect that a request may follow as it is.
+_FOLLOWED = {"GET": (301, 302, 303, 307, 308), "POST": (307, 308)}
 
 # What a page says that wants a person: a bot check or a login. Nothing here tries to pass one.
 _WALL = re.compile(
@@ -40,34 +51,53 @@ _WALL_WITHIN_BYTES = 65_536
 _WALL_STATUSES = (200, 401, 403, 503)
 
 
+class _Request(Struct, frozen=True):
+    method: str
+    url: str
+    headers: Mapping[str, str] = {}
+    body: bytes | None = None
+
+
+class _Answer(Struct, frozen=True):
+    """What came back, before it is judged. `fault` says what is wrong with the body, None where it is JSON."""
+
+    page: Page
+    content: bytes
+    fault: ScrapeError | None
+
+
 class HttpClient:
     """A `pipeline.platforms.Client`, bound to one platform. Cheap to make and safe to share between threads.
 
     `pool` (from `make_pool`) holds the kept-alive connections: one per process. `credentials` holds what is set, by
-    environment name. `heed` is told what each answer's headers say of the limit.
+    environment name; `tokens` what they gave access to, for every client with the same ones. `heed` is told what each
+    answer's headers say of the limit; `look` is shown each answer, but none that carries a token.
     """
 
     def __init__(
         self,
         platform: Platform,
         *,
-        pool: PoolManager,
+        pool: Pool,
         base_url: str,
         credentials: Mapping[str, SecretStr],
         deadline_s: float,
         user_agent: str,
         now: Callable[[], datetime],
         heed: Callable[[Allowance], None],
+        tokens: TokenStore | None = None,
+        look: Callable[[Page], None] = lambda page: None,
     ) -> None:
         self._platform = platform
         self._pool = pool
         self._base_url = base_url.rstrip("/")
         self._credentials = credentials
-        self._timeout = Timeout(total=deadline_s, connect=min(_CONNECT_S, deadline_s))
         self._deadline_s = deadline_s
         self._user_agent = user_agent
         self._now = now
         self._heed = heed
+        self._tokens = tokens or TokenStore()
+        self._look = look
 
     def credential(self, name: str) -> str | None:
         """Return the credential with this environment name, or None when it is not set."""
@@ -80,6 +110,10 @@ class HttpClient:
             raise NotAllowed(self._platform.name, f"{name} holds characters that a header can't carry")
         return value
 
+    def token(self) -> str:
+        """Return the access token of these credentials. Raises what its request meets."""
+        return self._tokens.get(lambda: self._platform.fetch_token(self._post_for_token, self), self._now)
+
     def get(
         self,
         path: str,
@@ -90,32 +124,108 @@ class HttpClient:
         expect: Sequence[int] = (200,),
     ) -> Page:
         """Return the page for `path`, as `pipeline.platforms.Client` says. Raises every class of ScrapeError."""
-        for name in self._platform.needs:
-            if self.credential(name) is None:
-                raise NotAllowed(self._platform.name, f"needs {name}")
-        url = self._base_url.replace("{host}", host) + path + (f"?{urlencode(params)}" if params else "")
-        sent = {"User-Agent": self._user_agent, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
-        answer, content = self._ask(url, sent | dict(self._platform.headers(self)) | dict(headers or {}))
-        return self._judge(answer, content, expect)
+        base = self._base_url.replace("{host}", host)
+        return self._call(_Request("GET", _url(base + path, params), headers or {}), expect)
 
-    def _ask(self, url: str, headers: Mapping[str, str]) -> tuple[BaseHTTPResponse, bytes]:
-        """Make the request and read the whole answer; say failures in the words of `pipeline.errors`."""
-        name = self._platform.name
+    def post(
+        self,
+        path: str,
+        params: Sequence[tuple[str, str]] = (),
+        *,
+        json: Any = None,
+        form: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        expect: Sequence[int] = (200,),
+    ) -> Page:
+        """Send a JSON body, or a form where `json` is None; else as `get`."""
+        return self._call(_posting(_url(self._base_url + path, params), json, form, headers), expect)
+
+    def _post_for_token(
+        self,
+        path: str = "",
+        params: Sequence[tuple[str, str]] = (),
+        *,
+        json: Any = None,
+        form: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        expect: Sequence[int] = (200,),
+    ) -> Page:
+        """Send to where tokens are given, without the headers that need one."""
+        request = _posting(_url(self._token_url() + path, params), json, form, headers)
         try:
-            answer = self._pool.request(
-                "GET",
-                url,
-                headers=headers,
-                timeout=self._timeout,
+            return self._judge(self._follow(request, expect), expect)
+        except Gone as exc:  # no account was asked for
+            raise BadPage(self._platform.name, "no access token where it should be") from exc
+
+    def _token_url(self) -> str:
+        token_url, base_url = self._platform.token_url, self._platform.base_url.rstrip("/")
+        if token_url is None or self._base_url == base_url:
+            return token_url or self._base_url
+        return self._base_url + urlsplit(token_url).path
+
+    def _call(self, request: _Request, expect: Sequence[int]) -> Page:
+        """Make a request that carries the platform's own headers; once more where its token was refused."""
+        self._check_credentials()
+        sent = self._with_own_headers(request)
+        token = self._tokens.value
+        answer = self._follow(sent, expect)
+        if answer.page.status == 401 and token is not None:
+            self._tokens.drop(token)
+            answer = self._follow(self._with_own_headers(request), expect)
+        if (allowed := allowance(answer.page.headers, answer.page.fetched_at)) is not None:
+            self._heed(allowed)
+        self._look(answer.page)
+        return self._judge(answer, expect)
+
+    def _check_credentials(self) -> None:
+        if not any(self.credential(name) for name in self._platform.instead):
+            lacking = [name for name in self._platform.needs if self.credential(name) is None]
+            if lacking:
+                raise NotAllowed(self._platform.name, f"needs {' and '.join(lacking)}")
+
+    def _with_own_headers(self, request: _Request) -> _Request:
+        return structs.replace(request, headers=dict(self._platform.headers(self)) | dict(request.headers))
+
+    def _follow(self, request: _Request, expect: Sequence[int]) -> _Answer:
+        """Ask, and again where a redirect leads to the same host, all within one deadline."""
+        ends_at = time.monotonic() + self._deadline_s
+        answer = self._ask(request, ends_at)
+        for _ in range(_MOST_REDIRECTS):
+            target = _target(request, answer.page, expect)
+            if target is None:
+                break
+            request = structs.replace(request, url=target)
+            answer = self._ask(request, ends_at)
+        return answer
+
+    def _ask(self, request: _Request, ends_at: float) -> _Answer:
+        """Make one request and read the whole answer; say failures in the words of `pipeline.errors`."""
+        name = self._platform.name
+        too_late = TimedOut(name, f"no complete answer within {self._deadline_s:g} s")
+        left_s = ends_at - time.monotonic()
+        if left_s <= 0:
+            raise too_late
+        usual = {"User-Agent": self._user_agent, "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
+        try:
+            response = self._pool.request(
+                request.method,
+                request.url,
+                body=request.body,
+                headers=usual | dict(request.headers),
+                timeout=Timeout(total=left_s, connect=min(_CONNECT_S, left_s)),
                 retries=False,
                 redirect=False,
                 preload_content=False,
             )
-            return answer, self._read(answer)
+            return self._answer(response, self._read(response))
+        except NotPublic as exc:
+            raise NotAllowed(name, "its server is not on the public internet: see HTTP_ALLOW_PRIVATE_HOSTS") from exc
+        except ProxyError as exc:
+            raise TimedOut(name, "no connection could be made through HTTPS_PROXY") from exc
         except (ConnectTimeoutError, NewConnectionError) as exc:
             raise TimedOut(name, "no connection could be made") from exc
         except ReadTimeoutError as exc:
-            raise TimedOut(name, f"no complete answer within {self._deadline_s:g} s") from exc
+            raise too_late from exc
         except SSLError as exc:
             raise TimedOut(name, "no secure connection could be made") from exc
         except DecodeError as exc:
@@ -123,31 +233,34 @@ class HttpClient:
         except HTTPError as exc:  # the others: the connection was dropped, or the body is shorter than announced
             raise PlatformDown(name, "the answer broke off") from exc
 
-    def _read(self, answer: BaseHTTPResponse) -> bytes:
+    def _read(self, response: BaseHTTPResponse) -> bytes:
         body = bytearray()
-        with answer:  # a connection whose answer was read to its end has gone back to the pool by then
-            for chunk in answer.stream(decode_content=True):
+        with response:  # a connection whose answer was read to its end has gone back to the pool by then
+            for chunk in response.stream(decode_content=True):
                 body += chunk
                 if len(body) > LARGEST_BODY_BYTES:
                     raise BadPage(self._platform.name, f"a body of more than {LARGEST_BODY_BYTES >> 20} MiB")
         return bytes(body)
 
-    def _judge(self, answer: BaseHTTPResponse, content: bytes, expect: Sequence[int]) -> Page:
-        """Return the answer as a page, or raise what it means."""
-        headers = {name.lower(): value for name, value in answer.headers.itermerged()}
+    def _answer(self, response: BaseHTTPResponse, content: bytes) -> _Answer:
+        headers = {name.lower(): value for name, value in response.headers.itermerged()}
         body, fault = self._decoded(content)
-        page = Page(answer.status, headers, body, fetched_at=self._now())
-        if (allowed := allowance(headers, page.fetched_at)) is not None:
-            self._heed(allowed)
+        return _Answer(Page(response.status, headers, body, fetched_at=self._now()), content, fault)
+
+    def _judge(self, answer: _Answer, expect: Sequence[int]) -> Page:
+        """Return the answer as a page, or raise what it means."""
+        page = answer.page
         if (error := self._explained(page)) is not None:
             raise error
-        if _is_wall(page, content):
+        if _is_wall(page, answer.content):
             raise NotAllowed(self._platform.name, "a bot check or a login page stands before it")
+        if page.status in expect and 300 <= page.status < 400:
+            return page  # it needs no body
         # An error in HTML comes from a proxy before the platform, so a reader that expects its status can't read it.
-        if page.status not in expect or (fault and page.status != 200):
+        if page.status not in expect or (answer.fault and page.status != 200):
             raise self._by_status(page)
-        if fault:
-            raise fault
+        if answer.fault:
+            raise answer.fault
         return page
 
     def _explained(self, page: Page) -> ScrapeError | None:
@@ -174,7 +287,7 @@ class HttpClient:
         """Return what a status means that the platform itself doesn't explain. This is the only such table."""
         name, status = self._platform.name, page.status
         if status in (401, 403):
-            keys = " and ".join(self._platform.needs or self._platform.uses)
+            keys = " and ".join(self._keys())
             return NotAllowed(name, f"refused ({status})" + (f": check {keys}" if keys else ""))
         if status in (404, 410):
             return Gone(name, "not found")
@@ -183,6 +296,38 @@ class HttpClient:
         if status >= 500:
             return PlatformDown(name, f"answered {status}")
         return BadPage(name, f"status {status}")
+
+    def _keys(self) -> Sequence[str]:
+        """Return the names of the credentials that a refusal is about."""
+        alone = [name for name in self._platform.instead if self.credential(name)]
+        return alone or self._platform.needs or self._platform.uses
+
+
+def _url(address: str, params: Sequence[tuple[str, str]]) -> str:
+    return address + (f"?{urlencode(params)}" if params else "")
+
+
+def _posting(url: str, json: Any, form: Sequence[tuple[str, str]], headers: Mapping[str, str] | None) -> _Request:
+    """Return a request that sends a JSON body, or a form where `json` is None."""
+    kind = "application/x-www-form-urlencoded" if json is None else "application/json"
+    body = urlencode(form).encode() if json is None else msgspec.json.encode(json)
+    return _Request("POST", url, {"Content-Type": kind} | dict(headers or {}), body)
+
+
+def _target(request: _Request, page: Page, expect: Sequence[int]) -> str | None:
+    """Return where a redirect leads, or None when it isn't followed: credentials go to their own host only."""
+    if page.status not in _FOLLOWED[request.method] or page.status in expect or "location" not in page.headers:
+        return None
+    try:
+        target = urljoin(request.url, page.headers["location"])
+        return target if _origin(target) == _origin(request.url) else None
+    except ValueError:  # no address at all
+        return None
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _is_wall(page: Page, content: bytes) -> bool:

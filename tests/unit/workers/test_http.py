@@ -22,7 +22,7 @@ from pipeline.errors import BadPage, Gone, NotAllowed, PlatformDown, RateLimited
 from pipeline.platforms import Client
 from pipeline.records import Page
 from workers import http as http_module
-from workers.deadline import make_pool
+from workers.deadline import Pool, make_pool
 from workers.http import HttpClient
 from workers.platforms.base import Base
 from workers.reset import Allowance
@@ -51,16 +51,25 @@ class Harbour(Base):
         return Gone(self.name, "silted up") if page.body == {"closed": True} else None
 
 
-def client(base_url: str, *, deadline_s: float = 10, token: str | None = TOKEN, heed: Callable = id) -> HttpClient:
+def client(
+    base_url: str,
+    *,
+    deadline_s: float = 10,
+    token: str | None = TOKEN,
+    heed: Callable = id,
+    pool: Pool | None = None,
+    **options: Any,
+) -> HttpClient:
     return HttpClient(
         Harbour(),
-        pool=make_pool(),
+        pool=pool or make_pool(),
         base_url=base_url,
         credentials={} if token is None else {"HARBOUR_TOKEN": SecretStr(token)},
         deadline_s=deadline_s,
         user_agent="rollcall-tests/1",
         now=lambda: NOW,
         heed=heed,
+        **options,
     )
 
 
@@ -94,6 +103,19 @@ def answering(content: bytes) -> Callable[[socket.socket], None]:
     return lambda connection: connection.sendall(content)
 
 
+def recorder(server: HTTPServer, path: str) -> list[Request]:
+    """Let the server answer `{}`; return the list that its requests are going to fill."""
+    asked: list[Request] = []
+
+    def answer(request: Request) -> Response:
+        request.get_data()
+        asked.append(request)
+        return Response("{}", 200)
+
+    server.expect_request(path).respond_with_handler(answer)
+    return asked
+
+
 def error_of(base_url: str, **options: Any) -> ScrapeError:
     with pytest.raises(ScrapeError) as caught:
         client(base_url, **options).get("/ships")
@@ -110,13 +132,7 @@ def serve(server: HTTPServer, content: str | bytes, status: int = 200, **headers
 
 
 def test_the_request_carries_parameters_agent_and_credential_where_they_belong(httpserver: HTTPServer) -> None:
-    asked: list[Request] = []
-
-    def answer(request: Request) -> Response:
-        asked.append(request)
-        return Response("{}", 200)
-
-    httpserver.expect_request("/tide.example/ships").respond_with_handler(answer)
+    asked = recorder(httpserver, "/tide.example/ships")
     http = client(httpserver.url_for("/{host}/"))
     http.get(
         "/ships", [("id[]", "1"), ("id[]", "2"), ("q", "a b&c")], host="tide.example", headers={"X-Extra": "yes"}
@@ -234,17 +250,112 @@ def test_what_the_headers_say_of_the_limit_is_passed_on_whatever_the_answer(
     assert heard == [Allowance(3, NOW + timedelta(seconds=60))]
 
 
+def test_every_answer_is_shown_to_whoever_looks_before_it_is_judged(httpserver: HTTPServer) -> None:
+    seen: list[Page] = []
+    with suppress(ScrapeError):
+        client(serve(httpserver, '{"error": "tired"}', 500), look=seen.append).get("/ships")
+    assert [(page.status, page.body) for page in seen] == [(500, {"error": "tired"})]
+
+
 def test_an_answer_without_limit_headers_passes_nothing_on(httpserver: HTTPServer) -> None:
     heard: list[Allowance] = []
     client(serve(httpserver, "{}"), heed=heard.append).get("/ships")
     assert heard == []
 
 
-def test_a_redirect_is_not_followed(httpserver: HTTPServer) -> None:
-    httpserver.expect_request("/elsewhere").respond_with_json({"stolen": True})
-    error = error_of(serve(httpserver, "", 302, Location=httpserver.url_for("/elsewhere")))
+# Redirects
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_within_the_host_is_followed_with_the_credential(httpserver: HTTPServer, status: int) -> None:
+    server = httpserver.expect_request("/dock", headers={"Authorization": f"Bearer {TOKEN}"}, query_string="berth=1")
+    server.respond_with_json({"ships": 3})
+    assert client(serve(httpserver, "", status, Location="dock?berth=1")).get("/ships").body == {"ships": 3}
+
+
+def test_a_redirect_to_another_host_is_what_its_status_says_and_gets_no_credential(httpserver: HTTPServer) -> None:
+    with HTTPServer("127.0.0.1") as other:
+        other.expect_request("/elsewhere").respond_with_json({"stolen": True})
+        error = error_of(serve(httpserver, "", 302, Location=other.url_for("/elsewhere")))
+        assert other.log == []
     assert (type(error), error.reason) == (BadPage, "not as documented: status 302")
-    assert [request.path for request, _ in httpserver.log] == ["/ships"]
+
+
+@pytest.mark.parametrize("location", ["https://localhost/ships", "//pirate.example/", "ftp://localhost/", ""])
+def test_a_redirect_to_anything_but_the_same_host_and_scheme_is_not_followed(
+    httpserver: HTTPServer, location: str
+) -> None:
+    assert error_of(serve(httpserver, "", 301, Location=location)).reason == "not as documented: status 301"
+
+
+def test_redirects_in_a_circle_end_after_the_third(httpserver: HTTPServer) -> None:
+    error = error_of(serve(httpserver, "", 302, Location="/ships"))
+    assert (type(error), error.reason) == (BadPage, "not as documented: status 302")
+    assert len(httpserver.log) == 4
+
+
+def test_a_redirect_to_no_address_at_all_is_not_followed() -> None:
+    with raw_server(answering(b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n")) as url:
+        assert error_of(url).reason == "not as documented: status 302"
+
+
+def test_redirects_share_one_deadline() -> None:
+    def slowly(connection: socket.socket) -> None:
+        time.sleep(0.4)
+        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /ships\r\nContent-Length: 0\r\n\r\n")
+
+    with raw_server(slowly) as url:
+        began = time.monotonic()
+        error = error_of(url, deadline_s=0.6)
+        took_s = time.monotonic() - began
+    assert (type(error), error.reason) == (TimedOut, "no complete answer within 0.6 s")
+    assert took_s < 0.9
+
+
+@pytest.mark.parametrize("content", ["", "<html>Found</html>"])
+def test_an_expected_redirect_is_returned_not_followed(httpserver: HTTPServer, content: str) -> None:
+    page = client(serve(httpserver, content, 302, Location="/search")).get("/ships", expect=(200, 302))
+    assert (page.status, page.headers["location"]) == (302, "/search")
+    assert len(httpserver.log) == 1
+
+
+@pytest.mark.parametrize(("status", "requests"), [(302, 1), (303, 1), (307, 2), (308, 2)])
+def test_a_post_is_sent_again_only_where_the_redirect_keeps_it_one(
+    httpserver: HTTPServer, status: int, requests: int
+) -> None:
+    httpserver.expect_request("/dock", method="POST", json={"berth": 1}).respond_with_json({})
+    with suppress(BadPage):
+        client(serve(httpserver, "", status, Location="/dock")).post("/ships", json={"berth": 1})
+    assert len(httpserver.log) == requests
+
+
+# What is posted
+
+
+def test_a_json_body_is_sent_as_one_with_everything_that_a_get_carries(httpserver: HTTPServer) -> None:
+    asked = recorder(httpserver, "/ships")
+    client(httpserver.url_for("")).post(
+        "/ships", [("fields", "name,crew")], json={"harbour": "Überlingen"}, headers={"X-Extra": "yes"}
+    )
+    (request,) = asked
+    assert request.method == "POST"
+    assert request.args["fields"] == "name,crew"
+    assert request.get_json() == {"harbour": "Überlingen"}
+    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert request.headers["X-Extra"] == "yes"
+
+
+def test_a_form_is_sent_as_one(httpserver: HTTPServer) -> None:
+    asked = recorder(httpserver, "/ships")
+    client(httpserver.url_for("")).post("/ships", form=[("id", "1"), ("id", "2"), ("q", "a b&c")])
+    assert asked[0].form.to_dict(flat=False) == {"id": ["1", "2"], "q": ["a b&c"]}
+
+
+def test_the_answer_to_a_post_is_judged_as_any_other(httpserver: HTTPServer) -> None:
+    url = serve(httpserver, '{"error": "no such pier"}', 404)
+    assert client(url).post("/ships", json={}, expect=(404,)).body == {"error": "no such pier"}
+    with pytest.raises(Gone):
+        client(url).post("/ships", json={})
 
 
 # Pages that are no answers
