@@ -31,10 +31,9 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import UUID, aggregate_order_by
 
-from db.models import UTC, dim_account, platform_pause, scrape_job, scrape_state
+from db.models import UTC, dim_account, scrape_job, scrape_state
 from db.recordset import as_json, recordset
 from db.rows import Account, Job, Kind, Subject
 
@@ -59,15 +58,6 @@ class Expired(Struct, frozen=True):
     dead: Sequence[Job]
 
 
-class Pause(Struct, frozen=True):
-    """A platform that nobody calls until then, and why."""
-
-    platform: str
-    until: datetime
-    reason: str
-    result: Literal["limited", "quota", "blocked"]
-
-
 # No parameter is named as a column is: SQLAlchemy would take it for a value to write.
 _NOW = bindparam("now", type_=UTC)
 _LEASE_END = bindparam("lease_end", type_=UTC)
@@ -75,7 +65,9 @@ _JOB = bindparam("job", type_=UUID(as_uuid=False))
 _PLATFORM = bindparam("of_platform", type_=Text)
 _KIND = bindparam("of_kind", type_=Text)
 _SUBJECT = bindparam("of_subject", type_=Text)
-_JOB_COLUMNS = [scrape_job.c[name] for name in ("job_id", "platform", "kind", "lane", "attempt", "cursor", "page")]
+_JOB_COLUMNS = [
+    scrape_job.c[name] for name in ("job_id", "platform", "kind", "lane", "attempt", "cursor", "page", "size")
+]
 _ACCOUNT_COLUMNS = (
     dim_account.c.account_key,
     dim_account.c.handle,
@@ -398,39 +390,6 @@ def backlog(conn: Connection) -> dict[tuple[str, Kind], int]:
     return {(platform, kind): count for platform, kind, count in conn.execute(_BACKLOG)}
 
 
-_PAUSE = postgresql.insert(platform_pause)
-_PAUSE_LONGER = _PAUSE.on_conflict_do_update(
-    index_elements=[platform_pause.c.platform],
-    set_={name: _PAUSE.excluded[name] for name in ("until", "reason", "result")},
-    where=platform_pause.c.until < _PAUSE.excluded.until,
-)
-
-
-def pause(
-    conn: Connection, *, platform: str, until: datetime, reason: str, result: Literal["limited", "quota", "blocked"]
-) -> None:
-    """Pause a platform as a whole; a longer pause that stands already is kept."""
-    conn.execute(_PAUSE_LONGER, {"platform": platform, "until": until, "reason": reason, "result": result})
-
-
-def pauses(conn: Connection, now: datetime) -> dict[str, Pause]:
-    """Return the pauses that haven't ended, by platform."""
-    rows = conn.execute(
-        select(
-            platform_pause.c.platform, platform_pause.c.until, platform_pause.c.reason, platform_pause.c.result
-        ).where(platform_pause.c.until > now)
-    )
-    return {row.platform: Pause(*row) for row in rows}
-
-
-_UNBLOCK = delete(platform_pause).where(platform_pause.c.platform == _PLATFORM, platform_pause.c.result == "blocked")
-
-
-def unblock(conn: Connection, platform: str) -> None:
-    """End a platform's pause for a refused credential: a call has just gone well. Its other pauses stand."""
-    conn.execute(_UNBLOCK, {"of_platform": platform})
-
-
 def _unleased(*conditions: ColumnElement[bool]) -> _Query:
     """Return the profile rows of a platform that no job holds, locked; rows that someone works on are left alone."""
     return (
@@ -526,6 +485,7 @@ def _job(rows: Sequence[_Row]) -> Job:
         attempt=first.attempt,
         cursor=first.cursor,
         page=first.page,
+        size=first.size,
         accounts=tuple(_account(row) for row in found),
         failures={row.account_key: row.failures for row in found},
     )

@@ -64,7 +64,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """Wanted work: one call's worth. `attempt` counts deliveries that began (1 is the first).
 
     `failures` holds the failures in a row of each account before this job, by account_key. `page` counts the pages
-    of posts read one after the other, `cursor` says where this one begins.
+    of posts read one after the other, `cursor` says where this one begins. `size` is the most accounts to ask for at
+    once where the platform refused the whole batch.
     """
 
     job_id: str
@@ -74,6 +75,7 @@ class Job(Struct, frozen=True, kw_only=True):
     attempt: int = 0
     cursor: str | None = None
     page: int = 1
+    size: int | None = None
     accounts: tuple[Account, ...] = ()
     failures: Mapping[int, int] = {}
 

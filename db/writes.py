@@ -18,19 +18,21 @@ from sqlalchemy import (
     case,
     cast,
     exists,
+    func,
     literal,
+    literal_column,
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, UUID, insert
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH, UUID, insert
 
 from db import dataset, identity, readings, tags
 from db.dataset import MixedSources, clear_simulated, source_of
-from db.models import NEVER_DUE, UTC, dim_account, scrape_job, scrape_state
+from db.models import NEVER_DUE, UTC, dim_account, fact_social_post, scrape_job, scrape_state
 from db.recordset import as_json, recordset
 from db.rows import Changes, Job, JobState, Next, Post, Profile, Source
 
-__all__ = ["MixedSources", "clear_simulated", "save", "source_of"]
+__all__ = ["MixedSources", "clear_simulated", "knows_post", "save", "source_of"]
 
 
 def save(
@@ -41,24 +43,27 @@ def save(
     profiles: Sequence[Profile] = (),
     posts: Mapping[int, Sequence[Post]] | None = None,
     follow: Job | None = None,
+    again: Job | None = None,
     source: Source,
     now: datetime,
     engagement_days: int = 30,
 ) -> Changes | None:
     """Finish a job: its state, how its accounts stand, and what was read of them. None when it isn't ours any more.
 
-    `nexts` has exactly one entry per account of the job; `profiles` and `posts` (by account_key) are those of the
+    `nexts` has exactly one entry per account of the job, less those of `again`: the same job with the accounts that
+    are still to be asked for, which is queued once more instead of finished, at no cost of attempts. `profiles` and `posts` (by account_key) are those of the
     accounts that were read. `follow` reads the next page of posts: the accounts stay on their way in it. It is
     queued here and handed back in the changes, to be published after the commit. Raises MixedSources.
     """
-    assert sorted(n.account_key for n in nexts) == sorted(a.account_key for a in job.accounts)
+    kept = {account.account_key for account in again.accounts} if again else set()
+    assert sorted(n.account_key for n in nexts) == sorted({a.account_key for a in job.accounts} - kept)
     dataset.refuse_mixture(conn, source)
     if _learns(job, profiles):
         identity.lock(conn, job.platform)
     taken = identity.taken(conn, profiles) if profiles else {}
     nexts = [_taken_over(n, job, taken[n.account_key]) if n.account_key in taken else n for n in nexts]
     profiles = [profile for profile in profiles if profile.account_key not in taken]
-    if not _finish(conn, job, nexts, now):
+    if not _finish(conn, job, nexts, again, now):
         return None
     if profiles or posts:
         dataset.claim(conn, source)
@@ -78,8 +83,21 @@ def save(
         tags.of_job(job.platform, (account.account_key for account in job.accounts)),
         snapshots=written,
         posts=written_posts,
-        follow=(follow,) if follow else (),
+        follow=tuple(further for further in (follow, again) if further),
     )
+
+
+_KNOWS_POST = select(
+    exists().where(
+        fact_social_post.c.account_key == bindparam("account_key"),
+        fact_social_post.c.post_id == any_(bindparam("post_ids", type_=ARRAY(Text))),
+    )
+)
+
+
+def knows_post(conn: Connection, account_key: int, post_ids: Sequence[str]) -> bool:
+    """Say whether one of an account's posts has been kept before: those behind it have been, too."""
+    return bool(conn.scalar(_KNOWS_POST, {"account_key": account_key, "post_ids": list(post_ids)}))
 
 
 def _learns(job: Job, profiles: Sequence[Profile]) -> bool:
@@ -98,7 +116,8 @@ def _taken_over(decided: Next, job: Job, handle: str) -> Next:
     )
 
 
-_FINISH = (
+_said_before = func.coalesce(scrape_job.c.outcomes, literal_column("'[]'::jsonb"))
+_CLOSE = (
     update(scrape_job)
     .where(
         scrape_job.c.job_id == bindparam("of_job"),
@@ -106,23 +125,35 @@ _FINISH = (
         scrape_job.c.attempt == bindparam("of_attempt"),
     )
     .values(
-        state=bindparam("new_state"),
-        reason=bindparam("new_reason"),
-        outcomes=cast(bindparam("new_outcomes", type_=Text), JSONB),
-        finished_at=bindparam("now"),
+        reason=func.coalesce(bindparam("new_reason", type_=Text), scrape_job.c.reason),
+        outcomes=_said_before.op("||")(cast(bindparam("new_outcomes", type_=Text), JSONB)),
     )
+)
+_new_state = bindparam("new_state", type_=Text)
+# A job that was asked for in parts is judged by all of them.
+_OTHER_RESULT = {"succeeded": '$[*] ? (@.result != "ok")', "failed": '$[*] ? (@.result == "ok")'}
+_other_result = func.jsonb_path_exists(scrape_job.c.outcomes, cast(bindparam("other_result", type_=Text), JSONPATH))
+_FINISH = _CLOSE.values(state=case((_other_result, "partly_failed"), else_=_new_state), finished_at=bindparam("now"))
+_AGAIN = _CLOSE.values(
+    state="queued",
+    attempt=scrape_job.c.attempt - 1,
+    size=bindparam("new_size", type_=SmallInteger),
+    lease_until=bindparam("now", type_=UTC) + (scrape_job.c.lease_until - scrape_job.c.started_at),
 )
 
 
-def _finish(conn: Connection, job: Job, nexts: Sequence[Next], now: datetime) -> bool:
-    """Close the job's row; False when this attempt isn't the newest any more, or isn't running."""
+def _finish(conn: Connection, job: Job, nexts: Sequence[Next], again: Job | None, now: datetime) -> bool:
+    """Close or requeue the job's row; False when this attempt isn't the newest any more, or isn't running."""
     state, reason = _verdict(nexts)
     outcomes = as_json({"account_key": n.account_key, "result": n.result, "reason": n.reason} for n in nexts)
     values = {"of_job": job.job_id, "of_attempt": job.attempt, "now": now}
-    return (
-        conn.execute(_FINISH, {**values, "new_state": state, "new_reason": reason, "new_outcomes": outcomes}).rowcount
-        == 1
-    )
+    said = {"new_reason": reason if nexts else None, "new_outcomes": outcomes}
+    if again:
+        closed = conn.execute(_AGAIN, {**values, **said, "new_size": again.size})
+    else:
+        other_result = _OTHER_RESULT.get(state)
+        closed = conn.execute(_FINISH, {**values, **said, "new_state": state, "other_result": other_result})
+    return closed.rowcount == 1
 
 
 def _verdict(nexts: Sequence[Next]) -> tuple[JobState, str | None]:

@@ -11,7 +11,7 @@ from typing import get_args
 
 import click
 
-from db import claims, keys, migrate, overview, reads, tags, writes
+from db import claims, keys, migrate, overview, pauses, reads, tags, writes
 from db.engine import Connection, reading, transaction
 from db.standing import Status
 from pipeline import accounts, doctor, platforms
@@ -106,7 +106,7 @@ def status(as_json: bool) -> None:
         groups = overview.groups(conn, now=now, stale_after_s=settings.stale_after_s)
         last_read_at, source = overview.last_reading(conn), writes.source_of(conn)
         backlog = [(platform, kind, jobs) for (platform, kind), jobs in sorted(claims.backlog(conn).items())]
-        pauses = sorted(claims.pauses(conn, now).items())
+        standing = sorted(pauses.standing(conn, now))
     if as_json:
         show_json(
             {
@@ -115,7 +115,7 @@ def status(as_json: bool) -> None:
                 "last_read_at": last_read_at,
                 "source": source,
                 "backlog": [{"platform": p, "kind": k, "jobs": n} for p, k, n in backlog],
-                "pauses": [{"platform": p, "until": pause.until, "reason": pause.reason} for p, pause in pauses],
+                "pauses": standing,
             }
         )
         return
@@ -127,7 +127,8 @@ def status(as_json: bool) -> None:
     )
     show_table(("platform", "call", "jobs queued"), backlog)
     show_table(
-        ("platform", "pauses until", "reason"), ((p, moment(pause.until), pause.reason) for p, pause in pauses)
+        ("platform", "credential", "pauses until", "reason"),
+        ((pause.platform, pause.credential, moment(pause.until), pause.reason) for pause in standing),
     )
 
 

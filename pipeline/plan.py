@@ -14,7 +14,7 @@ from typing import Literal
 import structlog
 from celery import Celery
 
-from db import claims, writes
+from db import claims, pauses, writes
 from db.engine import Connection, Engine, transaction
 from pipeline import platforms
 from pipeline.decide import Policy, decide
@@ -101,24 +101,28 @@ class Planner:
         return [Changes(frozenset({"summary", "accounts"}))] if touched else []
 
     def _claim(self, conn: Connection, now: datetime) -> list[Job]:
-        paused = claims.pauses(conn, now)
+        paused = {(pause.platform, pause.credential) for pause in pauses.standing(conn, now)}
         backlog = claims.backlog(conn)
-        return [
-            job
-            for platform in readable(self._settings)
-            if platform.name not in paused
-            for kind in platform.calls
-            for job in self._claim_kind(conn, platform, kind, backlog.get((platform.name, kind), 0), now)
-        ]
+        jobs: list[Job] = []
+        for platform in readable(self._settings):
+            labels = [one.label for one in self._settings.credentials(platform)]
+            free = sum((platform.name, label) not in paused for label in labels)
+            for kind in platform.calls:
+                wanted = free * self._carried(platform, kind) - backlog.get((platform.name, kind), 0)
+                jobs += self._claim_kind(conn, platform, kind, wanted, now)
+        return jobs
+
+    def _carried(self, platform: Platform, kind: Kind) -> int:
+        """Return how many calls the allowance of one credential carries in the next seconds."""
+        space_s = self._settings.rate(platform, kind).interval_s * platform.calls[kind].requests
+        return math.ceil(self._settings.plan_ahead_s / space_s)
 
     def _claim_kind(
-        self, conn: Connection, platform: Platform, kind: Kind, queued: int, now: datetime
+        self, conn: Connection, platform: Platform, kind: Kind, wanted: int, now: datetime
     ) -> Iterator[Job]:
-        """Claim as many calls as the allowance carries in the next seconds, less those that are queued already."""
+        """Claim so many calls, or as many as are due."""
         call = platform.calls[kind]
-        rate = self._settings.rate(platform, kind)
-        carried = math.ceil(self._settings.plan_ahead_s / (rate.interval_s * call.requests))
-        for _ in range(carried - queued):
+        for _ in range(wanted):
             job = self._claim_one(conn, platform, kind, call.batch, now)
             if job is None:
                 return

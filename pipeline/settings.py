@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dotenv import dotenv_values
+from msgspec import Struct
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from redis import Redis
@@ -24,6 +25,13 @@ EMBEDDED_ENV = ".rollcall/env"
 
 class SettingsError(Exception):
     """One message that names every setting that is missing or wrong, and how to mend it."""
+
+
+class Credentials(Struct, frozen=True):
+    """One set of a platform's credentials, by their names in the environment. The label is no secret."""
+
+    label: str
+    values: Mapping[str, SecretStr]
 
 
 class Settings(BaseSettings):
@@ -134,15 +142,33 @@ class Settings(BaseSettings):
         own = self.platforms.get(f"RATE_LIMIT_{platform.name.upper()}_{kind.upper()}")
         return Rate.parse(own.get_secret_value() if own else platform.calls[kind].limit)
 
-    def credential(self, name: str) -> SecretStr | None:
-        """Return a platform's credential; the simulator takes any, so there it is always set."""
-        return SecretStr("simulated") if self.simulator_url else self.platforms.get(name)
+    def credentials(self, platform: Platform) -> tuple[Credentials, ...]:
+        """Return the sets of credentials that share a platform's work, each with an allowance of its own.
+
+        The first has the names that the platform declares, further ones the same with `_2`, `_3` and so on; what only
+        helps is taken from the first where a set hasn't its own. Empty when the platform can't be read. A platform
+        that needs none has one set. The simulator takes anything, so there nothing is lacking and nothing is sent.
+        """
+        if self.simulator_url:
+            return (Credentials("1", dict.fromkeys(platform.needs, SecretStr("simulated"))),)
+        if self.lacks(platform):
+            return ()
+        sets = [Credentials("1", self._named(platform, ""))]
+        while further := self._named(platform, f"_{len(sets) + 1}"):
+            helping = {name: sets[0].values[name] for name in platform.uses if name in sets[0].values}
+            sets.append(Credentials(str(len(sets) + 1), helping | further))
+        return tuple(sets)
 
     def lacks(self, platform: Platform) -> tuple[str, ...]:
         """Return the names of the credentials that a platform needs and that are not set."""
-        if any(self.credential(name) for name in platform.instead):
+        if self.simulator_url or any(name in self.platforms for name in platform.instead):
             return ()
-        return tuple(name for name in platform.needs if self.credential(name) is None)
+        return tuple(name for name in platform.needs if name not in self.platforms)
+
+    def _named(self, platform: Platform, suffix: str) -> dict[str, SecretStr]:
+        """Return the platform's credentials whose names have this suffix, by their names without it."""
+        names = (*platform.needs, *platform.instead, *platform.uses)
+        return {name: self.platforms[name + suffix] for name in names if name + suffix in self.platforms}
 
 
 def load_settings(
@@ -154,8 +180,9 @@ def load_settings(
     """
     filed = {name: value for file in env_files for name, value in dotenv_values(file).items() if value}
     found = filed | dict(os.environ if environ is None else environ)
-    declared = _declared()
-    faults = [
+    declared = _declared() | {name for name in found if _is_further(name)}
+    faults = _incomplete_sets(found)
+    faults += [
         f"{name}: no platform has such a call; known are {', '.join(sorted(_of_rates(declared)))}"
         for name in found
         if name.startswith("RATE_LIMIT_") and name not in declared
@@ -179,12 +206,41 @@ def load_settings(
 
 def _declared() -> set[str]:
     """Return every environment name that registered platforms bring."""
-    names: set[str] = set()
+    names = _of_credentials()
     for platform in platforms.load().values():
         upper = platform.name.upper()
-        names |= {f"{upper}_BASE_URL", *platform.needs, *platform.instead, *platform.uses}
+        names.add(f"{upper}_BASE_URL")
         names |= {f"RATE_LIMIT_{upper}_{kind.upper()}" for kind in platform.calls}
     return names
+
+
+def _is_further(name: str) -> bool:
+    """Tell whether a name is that of a credential with a number behind it."""
+    base, _, number = name.rpartition("_")
+    return number.isdecimal() and int(number) > 1 and base in _of_credentials()
+
+
+def _incomplete_sets(found: Mapping[str, str]) -> list[str]:
+    """Name what keeps a further set of credentials from being one: half a set would fail on every call."""
+    faults = []
+    for platform in platforms.load().values():
+        numbers = {
+            int(name.rpartition("_")[2])
+            for name in found
+            if _is_further(name) and found[name] and name.rpartition("_")[0] in (*platform.needs, *platform.instead)
+        }
+        for number in sorted(numbers):
+            missing = [f"{name}_{number}" for name in platform.needs if not found.get(f"{name}_{number}")]
+            alone = any(found.get(f"{name}_{number}") for name in platform.instead)
+            if missing and not alone:
+                faults.append(f"{', '.join(missing)}: missing beside the others of that number")
+            if number > 2 and number - 1 not in numbers:
+                faults.append(f"credentials of {platform.title} go from _{number} without _{number - 1}")
+    return faults
+
+
+def _of_credentials() -> set[str]:
+    return {n for p in platforms.load().values() for n in (*p.needs, *p.instead, *p.uses)}
 
 
 def _of_rates(names: set[str]) -> set[str]:

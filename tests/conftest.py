@@ -5,6 +5,8 @@ The database of a test is a copy of a migrated template, which PostgreSQL makes 
 """
 
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +26,12 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """Return the address of a server that has the migrated template."""
     given = os.environ.get("TEST_DATABASE_URL")
-    server = None if given else start_postgres(tmp_path_factory.mktemp("postgres") / "data", FAST)
+    # Not below pytest's own folder: another session of root's takes back what lets PostgreSQL's user in there.
+    folder = Path(tempfile.mkdtemp(prefix="rollcall-tests-"))
+    server = None if given else start_postgres(folder / "postgres", FAST)
     url = given or server.url
     _admin(url, sql.SQL("DROP DATABASE IF EXISTS {}"), TEMPLATE)
     _admin(url, sql.SQL("CREATE DATABASE {}"), TEMPLATE)
@@ -35,6 +39,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield url
     if server:
         server.stop()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from redis import RedisError
 
 from pipeline import lanes
-from workers.allowance import SharedAllowance
+from workers.allowance import SharedAllowance, Slot
 
 log = structlog.get_logger()
 
@@ -26,7 +26,7 @@ ASK_AGAIN_S = 1.0
 class Bucket:
     """The held messages of one task, those of people first, then by arrival."""
 
-    def __init__(self, reserve: Callable[[], float]) -> None:
+    def __init__(self, reserve: Callable[[], Slot]) -> None:
         self.reserve = reserve
         self.armed = False
         self._held: list[tuple[int, int, Any]] = []
@@ -62,8 +62,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery has no types
             return None
         space_s = task.call.requests / per_second
 
-        def reserve() -> float:
-            return self.allowance.reserve(task.name, task.platform, space_s=space_s, requests=task.call.requests)
+        def reserve() -> Slot:
+            return self.allowance.reserve(
+                task.name, task.platform, task.credentials, space_s=space_s, requests=task.call.requests
+            )
 
         return Bucket(reserve)
 
@@ -76,17 +78,20 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery has no types
         """Let go what the allowance gives now; come back once, when it gives again."""
         bucket.armed = False
         while len(bucket):
-            wait_s = self._ask(bucket)
-            if wait_s > 0:
+            slot = self._ask(bucket)
+            if slot.wait_s > 0:
                 bucket.armed = True
-                self.timer.call_after(wait_s, self._drain, (bucket,))
+                self.timer.call_after(slot.wait_s, self._drain, (bucket,))
                 return
-            # Also when the platform is paused: the job gives itself back, instead of being held until its lease ends.
-            self._limit_move_to_pool(bucket.pop())
+            request = bucket.pop()
+            # Without a credential the platform is paused: the job gives itself back instead of being held until its
+            # lease ends. The task finds it in its request.
+            request.request_dict["credential"] = slot.credential
+            self._limit_move_to_pool(request)
 
-    def _ask(self, bucket: Bucket) -> float:
+    def _ask(self, bucket: Bucket) -> Slot:
         try:
             return bucket.reserve()
         except RedisError as exc:
             log.warning("allowance_unreachable", error=type(exc).__name__)
-            return ASK_AGAIN_S
+            return Slot(wait_s=ASK_AGAIN_S)

@@ -1,22 +1,23 @@
-"""When a platform says to slow down or to stop: its pause, for every worker and the planner.
+"""When a platform says to slow down or to stop: a pause of the credential, for every worker and the planner.
 
 A pause stands in the database, where the planner looks before it claims, and in Redis, where every worker looks
-before it calls.
+before it calls. A pause for a refused credential stands in the database only: what a person asks for tries it again.
 """
 
-from collections.abc import Callable
-from datetime import datetime
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 
 import structlog
 from redis import RedisError
 
-from db import claims
-from db.claims import Pause
+from db import pauses
 from db.engine import Engine, transaction
-from pipeline.errors import NotAllowed, QuotaSpent, RateLimited
+from db.pauses import Pause
+from pipeline.errors import QuotaSpent, RateLimited
 from pipeline.messages import task_name
 from pipeline.platforms import Platform
-from pipeline.records import Job, Kind
+from pipeline.records import Kind
 from workers.allowance import SharedAllowance
 from workers.reset import Allowance
 
@@ -24,68 +25,87 @@ log = structlog.get_logger()
 
 # With fewer calls left than this until the reset, what is left of the window is spread over them.
 FEW_LEFT = 10
+# From this share of a limit told in percent on, calls slow down; at the whole of it they stop.
+SLOW_FROM_PERCENT = 75.0
+# Where a platform tells percents without saying when they fall again: its windows roll over an hour.
+ROLLING_WINDOW = timedelta(hours=1)
 # The longest that a message waits in a worker's hand; a longer wait is a pause.
 LONGEST_HOLD_S = 30.0
 
 
-def pause_of(error: RateLimited) -> Pause:
+def pause_of(error: RateLimited, credential: str) -> Pause:
     """Return the pause that a platform's refusal asks for."""
-    return Pause(
-        error.platform, error.retry_at, error.reason, "quota" if isinstance(error, QuotaSpent) else "limited"
-    )
+    spent = isinstance(error, QuotaSpent)
+    return Pause(error.platform, credential, error.retry_at, error.reason, "quota" if spent else "limited")
 
 
 class Pauses:
-    """The pauses of one platform."""
+    """The pauses of one platform, whose credentials have these labels."""
 
-    def __init__(self, engine: Engine, platform: Platform, allowance: SharedAllowance) -> None:
+    def __init__(
+        self, engine: Engine, platform: Platform, credentials: Sequence[str], allowance: SharedAllowance
+    ) -> None:
         self._engine = engine
         self._platform = platform
+        self._credentials = credentials
         self._allowance = allowance
 
-    def standing(self) -> Pause | None:
-        """Return a pause that Redis holds and the database perhaps not yet (the day's quota is spent), or None."""
+    def until_free(self, standing: Sequence[Pause]) -> Pause | None:
+        """Return the pause that ends first when every credential has one, None when one of them may be used.
+
+        `standing` are those of the database; Redis may know of one before it (a day's quota that is spent).
+        """
+        found = {pause.credential: pause for pause in standing if pause.platform == self._platform.name}
+        for label in self._credentials:
+            if label not in found and (pause := self._in_redis(label)) is not None:
+                found[label] = pause
+        if not all(label in found for label in self._credentials):
+            return None
+        return min((found[label] for label in self._credentials), key=lambda pause: pause.until)
+
+    def add(self, pause: Pause) -> None:
+        """Pause a credential, for the planner and for every worker."""
+        with transaction(self._engine) as conn:
+            pauses.add(conn, pause)
+        if pause.result != "blocked":
+            self._tell_redis(lambda: self._allowance.pause(pause))
+        log.warning(
+            "paused",
+            credential=pause.credential,
+            until=pause.until.isoformat(),
+            reason=pause.reason,
+            result=pause.result,
+        )
+
+    def heed(self, kind: Kind, credential: str, said: Allowance, now: datetime) -> None:
+        """Slow down before the platform has to say 429: its headers outrank our table of limits."""
+        wait_s = _wait_s(said, now)
+        if wait_s > LONGEST_HOLD_S:
+            until = said.reset_at or now + ROLLING_WINDOW
+            self.add(Pause(self._platform.name, credential, until, "the allowance is used up", "limited"))
+        elif wait_s > 0:
+            task = task_name(self._platform.name, kind)
+            self._tell_redis(lambda: self._allowance.slow(task, credential, for_s=wait_s))
+
+    def _in_redis(self, credential: str) -> Pause | None:
         try:
-            return self._allowance.paused(self._platform.name)
+            return self._allowance.paused(self._platform.name, credential)
         except RedisError:
             return None  # the consumer lets nothing through while it can't ask
 
-    def give_back(self, job: Job, pause: Pause) -> None:
-        """Pause the platform as a whole and put the job back until then, at no cost of attempts."""
-        self._pause(pause)
-        with transaction(self._engine) as conn:
-            claims.release(conn, job, until=pause.until)
-
-    def block(self, error: NotAllowed, until: datetime) -> None:
-        """Let a refused credential rest until a person has mended it, or for a while."""
-        if "{host}" in self._platform.base_url:
-            return  # a platform of many servers: one that refuses says nothing of the others
-        with transaction(self._engine) as conn:
-            claims.pause(conn, platform=self._platform.name, until=until, reason=error.reason, result="blocked")
-
-    def heed(self, kind: Kind, said: Allowance, now: datetime) -> None:
-        """Slow down before the platform has to say 429: its headers outrank our table of limits."""
-        if said.remaining is None or said.reset_at is None or said.remaining >= FEW_LEFT:
-            return
-        left_s = (said.reset_at - now).total_seconds()
-        spread_s = left_s / max(said.remaining, 1)
-        if said.remaining < 1 or spread_s > LONGEST_HOLD_S:
-            self._pause(Pause(self._platform.name, said.reset_at, "the allowance is used up", "limited"))
-        elif left_s > 0:
-            self._in_redis(lambda: self._allowance.slow(task_name(self._platform.name, kind), for_s=spread_s))
-
-    def _pause(self, pause: Pause) -> None:
-        with transaction(self._engine) as conn:
-            claims.pause(
-                conn, platform=self._platform.name, until=pause.until, reason=pause.reason, result=pause.result
-            )
-        self._in_redis(lambda: self._allowance.pause(pause))
-        log.warning(
-            "platform_paused", platform=self._platform.name, until=pause.until.isoformat(), reason=pause.reason
-        )
-
-    def _in_redis(self, tell: Callable[[], None]) -> None:
+    def _tell_redis(self, tell: Callable[[], None]) -> None:
         try:
             tell()
         except RedisError as exc:  # the database has it, and nobody calls while Redis is away
             log.warning("allowance_unreachable", error=type(exc).__name__)
+
+
+def _wait_s(said: Allowance, now: datetime) -> float:
+    """Return how long the next call should wait; 0 while enough is left, infinity when nothing is."""
+    if said.used_percent is not None:
+        used = (said.used_percent - SLOW_FROM_PERCENT) / (100 - SLOW_FROM_PERCENT)
+        return math.inf if used >= 1 else max(0.0, used) * LONGEST_HOLD_S
+    if said.remaining is None or said.reset_at is None or said.remaining >= FEW_LEFT:
+        return 0.0
+    left_s = max(0.0, (said.reset_at - now).total_seconds())
+    return left_s / said.remaining if said.remaining >= 1 else math.inf if left_s else 0.0

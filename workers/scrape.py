@@ -12,21 +12,20 @@ from typing import cast
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from db import claims, tags, writes
-from db.claims import Pause
-from db.engine import Engine, transaction
+from db import claims, pauses, tags, writes
+from db.engine import Connection, Engine, transaction
 from db.metrics import Metric
+from db.pauses import Pause
 from pipeline.decide import decide, outcome_of, outcomes
 from pipeline.enqueue import new_job_id
-from pipeline.errors import NotAllowed, RateLimited, ScrapeError
+from pipeline.errors import BatchRefused, NotAllowed, RateLimited, ScrapeError
 from pipeline.messages import Purger, publish_jobs, publish_metric
 from pipeline.plan import policy_of
-from pipeline.platforms import Platform, Reader
+from pipeline.platforms import Client, Platform, Reader
 from pipeline.records import Changes, Job, Missing, Outcome, Post, Profile
 from pipeline.settings import Settings
-from workers.http import HttpClient
 from workers.pauses import Pauses, pause_of
 from workers.reset import Allowance
 
@@ -42,8 +41,8 @@ class Deps(Struct, frozen=True):
     platform: Platform
     pauses: Pauses
     purger: Purger
-    client: Callable[[Callable[[Allowance], None]], HttpClient]
-    """Makes a client that tells the given function what the headers of each answer say of the limit."""
+    clients: Mapping[str, Callable[[Callable[[Allowance], None]], Client]]
+    """By a credential's label, a maker of clients that tell the given function what rate headers say."""
     now: Callable[[], datetime]
 
 
@@ -56,34 +55,34 @@ class Answer(Struct, frozen=True):
     cursor: str | None = None
 
 
-def run_job(job_id: str, deps: Deps) -> None:
+def run_job(job_id: str, deps: Deps, credential: str | None) -> None:
     """Do one job: at most one call, everything it brought in one transaction, then the messages.
 
-    A message delivered twice finds nothing to do. An error of the platform is an outcome of its accounts; an error
-    of ours is one too, and is raised.
+    `credential` is the label of the one that has a slot for it, None when all are paused. A message delivered twice
+    finds nothing to do. An error of the platform is an outcome of its accounts; an error of ours is one too, and is
+    raised.
     """
     began = time.monotonic()
     now = deps.now()
     with transaction(deps.engine) as conn:
         job = claims.take(conn, job_id=job_id, now=now, lease_until=_lease(deps, now))
-        paused = claims.pauses(conn, now).get(deps.platform.name)
+        standing = pauses.standing(conn, now)
     if job is None:
         _repeat_purge(job_id, deps)
         return
     with structlog.contextvars.bound_contextvars(job_id=job.job_id, kind=job.kind, lane=job.lane):
-        if paused is not None and paused.result == "blocked":
-            # Nothing hammers a refused credential; only what a person asks for tries it again.
-            if job.lane == "user_requested":
-                _call(job, deps, began)
-            else:
-                _finish(job, deps, Answer(), [Outcome(key, "blocked", paused.reason) for key in _keys(job)], began)
-        elif (pause := paused or deps.pauses.standing()) is not None:
-            _give_back(job, deps, pause, began)
+        paused = deps.pauses.until_free(standing)
+        if paused is not None and paused.result == "blocked" and job.lane == "user_requested":
+            paused = None  # nothing hammers a refused credential, but what a person asks for tries it again
+        if paused is None:
+            _call(job, deps, credential or next(iter(deps.clients)), began)
+        elif paused.result == "blocked":
+            _finish(job, deps, Answer(), [Outcome(key, "blocked", paused.reason) for key in _keys(job)], began)
         else:
-            _call(job, deps, began)
+            _give_back(job, deps, paused.until, began)
 
 
-def read(platform: Reader, job: Job, http: HttpClient) -> Answer:
+def read(platform: Reader, job: Job, http: Client) -> Answer:
     """Ask the platform for the job's accounts: `fetch` is the only I/O, `parse` is pure."""
     if job.kind == "posts":
         account = job.accounts[0]
@@ -101,18 +100,27 @@ def read(platform: Reader, job: Job, http: HttpClient) -> Answer:
     )
 
 
-def _call(job: Job, deps: Deps, began: float) -> None:
+def _call(job: Job, deps: Deps, credential: str, began: float) -> None:
     """Make the job's one call and act on how it ended."""
     heard: list[Allowance] = []
+    asked = structs.replace(job, accounts=job.accounts[: job.size])
     try:
-        answer = read(cast(Reader, deps.platform), job, deps.client(heard.append))
+        answer = read(cast(Reader, deps.platform), asked, deps.clients[credential](heard.append))
     except RateLimited as exc:
-        _give_back(job, deps, pause_of(exc), began)
+        deps.pauses.add(pause_of(exc, credential))
+        paused = _all_paused(deps)
+        _give_back(job, deps, paused.until if paused else deps.now(), began)
+        return
+    except BatchRefused as exc:
+        _ask_in_parts(job, asked, exc, deps, began)
+    except NotAllowed as exc:
+        if _block(deps, credential, exc):
+            _finish(job, deps, Answer(), [outcome_of(key, exc) for key in _keys(job)], began)
+        else:
+            _give_back(job, deps, deps.now(), began)  # another credential may do what this one may not
         return
     except ScrapeError as exc:
-        if isinstance(exc, NotAllowed):
-            deps.pauses.block(exc, deps.now() + timedelta(seconds=deps.settings.blocked_recheck_s))
-        _finish(job, deps, Answer(), [outcome_of(key, exc) for key in _keys(job)], began)
+        _finish(job, deps, Answer(), [outcome_of(key, exc) for key in _keys(asked)], began)
     except Exception as exc:
         reason = f"an error in Rollcall ({type(exc).__name__}): see the worker's log"
         _finish(job, deps, Answer(), [Outcome(key, "failed", reason) for key in _keys(job)], began)
@@ -120,18 +128,48 @@ def _call(job: Job, deps: Deps, began: float) -> None:
     else:
         read_well: dict[int, Missing | None] = dict.fromkeys([profile.account_key for profile in answer.profiles])
         found = read_well | dict.fromkeys(answer.posts) | dict(answer.missing)
-        _finish(job, deps, answer, outcomes(_keys(job), found), began)
+        _finish(job, deps, answer, outcomes(_keys(asked), found), began, credential=credential)
     for said in heard[-1:]:
-        deps.pauses.heed(job.kind, said, deps.now())
+        deps.pauses.heed(job.kind, credential, said, deps.now())
 
 
-def _finish(job: Job, deps: Deps, answer: Answer, outs: Sequence[Outcome], began: float) -> None:
-    """Keep everything in one transaction; after its commit, and only then, tell the others."""
+def _ask_in_parts(job: Job, asked: Job, refused: BatchRefused, deps: Deps, began: float) -> None:
+    """Go on without the accounts for which the platform refused all; where it didn't say which, halve the batch.
+
+    One bad account of fifty costs two calls when it is named, else about two for each halving.
+    """
+    if not refused.bad and len(asked.accounts) > 1:
+        half = (len(asked.accounts) + 1) // 2
+        _finish(job, deps, Answer(), [], began, again=structs.replace(job, size=half))
+        return
+    bad = refused.bad or _keys(asked)
+    # The culprit is found: the others are asked for together again.
+    others = structs.replace(job, size=None, accounts=tuple(a for a in job.accounts if a.account_key not in bad))
+    outs = [Outcome(key, "gone", refused.reason) for key in bad]
+    _finish(job, deps, Answer(), outs, began, again=others if others.accounts else None)
+
+
+def _finish(
+    job: Job,
+    deps: Deps,
+    answer: Answer,
+    outs: Sequence[Outcome],
+    began: float,
+    *,
+    credential: str | None = None,
+    again: Job | None = None,
+) -> None:
+    """Keep everything in one transaction; after its commit, and only then, tell the others.
+
+    Accounts of the job without an outcome are asked for in a further call. `credential` has just done well.
+    """
     now = deps.now()
     policy = policy_of(deps.settings, job.kind)
     nexts = [decide(out, job.failures.get(out.account_key, 0), now, policy, random.random()) for out in outs]
     failed = sum(out.result != "ok" for out in outs)
-    follow = _next_page(job, answer, deps)
+    done = {out.account_key for out in outs}
+    rest = tuple(account for account in job.accounts if account.account_key not in done)
+    again = again or (structs.replace(job, accounts=rest) if rest else None)
     with transaction(deps.engine) as conn:
         changes = writes.save(
             conn,
@@ -139,27 +177,47 @@ def _finish(job: Job, deps: Deps, answer: Answer, outs: Sequence[Outcome], began
             nexts=nexts,
             profiles=answer.profiles,
             posts=answer.posts,
-            follow=follow,
+            follow=_next_page(job, answer, deps, conn),
+            again=again,
             source=deps.settings.source,
             now=now,
             engagement_days=deps.settings.engagement_days,
         )
-        if failed < len(outs):
-            claims.unblock(conn, job.platform)  # its credential works
+        if credential is not None:
+            pauses.unblock(conn, job.platform, credential)
     if changes is None:
         log.warning("job_lost", reason="its lease ended and it was given to another worker; nothing was written")
         return
-    state = "failed" if failed == len(outs) else "partly_failed" if failed else "succeeded"
-    _tell(job, deps, changes, state, failed, began)
+    state = (
+        "asked_in_parts" if again else "failed" if failed == len(outs) else "partly_failed" if failed else "succeeded"
+    )
+    _tell(job, deps, changes, state, len(outs), failed, began)
 
 
-def _give_back(job: Job, deps: Deps, pause: Pause, began: float) -> None:
-    """Put the job back until its platform may be called again."""
-    deps.pauses.give_back(job, pause)
-    _tell(job, deps, Changes(frozenset({tags.JOBS})), "released", 0, began)
+def _give_back(job: Job, deps: Deps, until: datetime, began: float) -> None:
+    """Put the job back until its platform may be called again, at no cost of attempts."""
+    with transaction(deps.engine) as conn:
+        claims.release(conn, job, until=until)
+    _tell(job, deps, Changes(frozenset({tags.JOBS})), "released", 0, 0, began)
 
 
-def _tell(job: Job, deps: Deps, changes: Changes, outcome: str, failed: int, began: float) -> None:
+def _all_paused(deps: Deps) -> Pause | None:
+    """Return the pause that ends first when every credential has one."""
+    with transaction(deps.engine) as conn:
+        return deps.pauses.until_free(pauses.standing(conn, deps.now()))
+
+
+def _block(deps: Deps, credential: str, refusal: NotAllowed) -> bool:
+    """Let a refused credential rest; say whether no other may be used either."""
+    # A platform of many servers: one that refuses says nothing of the others, so only its accounts wait.
+    if "{host}" in deps.platform.base_url:
+        return True
+    until = deps.now() + timedelta(seconds=deps.settings.blocked_recheck_s)
+    deps.pauses.add(Pause(deps.platform.name, credential, until, refusal.reason, "blocked"))
+    return _all_paused(deps) is not None
+
+
+def _tell(job: Job, deps: Deps, changes: Changes, outcome: str, accounts: int, failed: int, began: float) -> None:
     """Say what was committed: purge what shows it, send the metric, publish a further page, close with one line."""
     took_s = round(time.monotonic() - began, 4)
     deps.purger.purge(changes.tags)
@@ -169,7 +227,7 @@ def _tell(job: Job, deps: Deps, changes: Changes, outcome: str, failed: int, beg
         kind=job.kind,
         lane=job.lane,
         outcome=outcome,
-        accounts=len(job.accounts),
+        accounts=accounts,
         failed_accounts=failed,
         duration_s=took_s,
     )
@@ -182,7 +240,7 @@ def _tell(job: Job, deps: Deps, changes: Changes, outcome: str, failed: int, beg
     log.info(
         "job_finished",
         outcome=outcome,
-        accounts=len(job.accounts),
+        accounts=accounts,
         failed=failed,
         snapshots=changes.snapshots,
         posts=changes.posts,
@@ -190,9 +248,16 @@ def _tell(job: Job, deps: Deps, changes: Changes, outcome: str, failed: int, beg
     )
 
 
-def _next_page(job: Job, answer: Answer, deps: Deps) -> Job | None:
-    """Return the job that would read on behind this page of posts, or None at the end or at the most pages wanted."""
+def _next_page(job: Job, answer: Answer, deps: Deps, conn: Connection) -> Job | None:
+    """Return the job that reads on behind this page of posts.
+
+    None at the end, at the most pages wanted, and where the page reaches posts that are known: those behind it are
+    too. Asked before the page is written.
+    """
     if answer.cursor is None or job.page >= deps.settings.posts_pages:
+        return None
+    (page,) = answer.posts.values()
+    if writes.knows_post(conn, job.accounts[0].account_key, [post.post_id for post in page]):
         return None
     return Job(
         job_id=new_job_id(),

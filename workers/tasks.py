@@ -1,5 +1,6 @@
 """Thin Celery doors, one per platform and kind of call: Celery keeps one rate limit per task name."""
 
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
@@ -13,17 +14,19 @@ def register(celery: Celery, deps: Deps) -> None:
     for kind, call in deps.platform.calls.items():
         celery.task(
             _door(deps),
+            bind=True,
             name=task_name(deps.platform.name, kind),
             rate_limit=deps.settings.rate(deps.platform, kind).for_celery,
             ignore_result=True,
             # The consumer's bucket reads these.
             platform=deps.platform,
             call=call,
+            credentials=tuple(deps.clients),
         )
 
 
-def _door(deps: Deps) -> Any:
-    def door(job_id: str) -> None:
-        run_job(job_id, deps)
+def _door(deps: Deps) -> Callable[[Any, str], None]:
+    def door(task: Any, job_id: str) -> None:
+        run_job(job_id, deps, credential=task.request.get("credential"))
 
     return door

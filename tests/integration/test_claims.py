@@ -406,25 +406,6 @@ def test_the_backlog_counts_queued_jobs_by_platform_and_kind(engine: Engine) -> 
         assert claims.backlog(conn) == {("x", "profiles"): 2, ("x", "resolve"): 1}
 
 
-def test_the_later_end_of_a_pause_stands(engine: Engine) -> None:
-    long, short = NOON + timedelta(hours=2), NOON + timedelta(hours=1)
-    with transaction(engine) as conn:
-        claims.pause(conn, platform="x", until=long, reason="the day's quota is spent", result="quota")
-        claims.pause(conn, platform="x", until=short, reason="429", result="limited")
-        assert claims.pauses(conn, NOON) == {"x": claims.Pause("x", long, "the day's quota is spent", "quota")}
-        assert claims.pauses(conn, long) == {}
-
-
-def test_a_credential_that_works_ends_a_block_but_no_limit(engine: Engine) -> None:
-    until = NOON + timedelta(hours=2)
-    with transaction(engine) as conn:
-        claims.pause(conn, platform="x", until=until, reason="401", result="blocked")
-        claims.pause(conn, platform="youtube", until=until, reason="429", result="limited")
-        claims.unblock(conn, "x")
-        claims.unblock(conn, "youtube")
-        assert [*claims.pauses(conn, NOON)] == ["youtube"]
-
-
 def test_accounts_of_a_platform_that_cannot_be_read_say_why_once(engine: Engine) -> None:
     with transaction(engine) as conn:
         key = listed(conn, "a")[0]

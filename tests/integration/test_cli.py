@@ -13,9 +13,10 @@ import pytest
 import redis as redis_py
 from click.testing import CliRunner, Result
 
-from db import claims, keys, writes
+from db import claims, keys, pauses, writes
 from db.engine import Engine, reading, transaction
 from db.models import dim_account, scrape_job, scrape_state
+from db.pauses import Pause
 from db.rows import Next, Profile
 from pipeline.cli import main
 from pipeline.messages import SEQUENCE_KEY, TAG_KEY
@@ -326,11 +327,11 @@ def test_the_status_tells_what_waits_and_what_pauses(rollcall, listed, engine):
     rollcall("enqueue", "x/goose")
     until = datetime.now(UTC) + timedelta(hours=1)
     with transaction(engine) as conn:
-        claims.pause(conn, platform="x", until=until, reason="limit reached", result="limited")
+        pauses.add(conn, Pause("x", "1", until, "limit reached", "limited"))
     answer = json.loads(rollcall("status", "--json").stdout)
     assert answer["backlog"] == [{"platform": "x", "kind": "resolve", "jobs": 1}]
     assert [(pause["platform"], pause["reason"]) for pause in answer["pauses"]] == [("x", "limit reached")]
-    assert ["x", f"{until:%Y-%m-%d %H:%M} UTC", "limit reached"] in lines(rollcall("status"))
+    assert ["x", "1", f"{until:%Y-%m-%d %H:%M} UTC", "limit reached"] in lines(rollcall("status"))
 
 
 def findings(result: Result) -> dict[str, str]:

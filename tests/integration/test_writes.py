@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 from sqlalchemy import event, text
 
-from db import accounts, claims, metrics, writes
+from db import accounts, claims, metrics, pauses, writes
 from db.engine import Connection, Engine, reading, transaction
 from db.metrics import Metric
 from db.rows import Changes, Job, Post
@@ -649,7 +649,7 @@ def test_clearing_the_demo_leaves_the_list_as_imported_and_live_readings_come_in
         profiles = running(conn)
         saved(conn, profiles, said(profiles, external_id="UCabc", handle="TheChannel"))
         _save_posts(conn, _posts_job(conn), _post(likes=1))
-        claims.pause(conn, platform="x", until=NOON + timedelta(days=1), reason="429", result="limited")
+        pauses.add(conn, pauses.Pause("x", "1", NOON + timedelta(days=1), "429", "limited"))
         on_its_way = running(conn, kind="posts")
         metrics.add(conn, [_metric()])
         before = _one(conn, "SELECT count(*) FROM dim_account")[0]

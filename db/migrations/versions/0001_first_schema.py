@@ -103,11 +103,14 @@ def upgrade() -> None:
     op.create_table(
         "platform_pause",
         sa.Column("platform", sa.Text(), nullable=False),
+        sa.Column(
+            "credential", sa.Text(), nullable=False, comment="the label of the set that is paused, no secret"
+        ),
         sa.Column("until", UTC, nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("result", sa.Text(), nullable=False, comment="limited, quota or blocked"),
         sa.CheckConstraint("result IN ('limited', 'quota', 'blocked')", name="ck_platform_pause_result"),
-        sa.PrimaryKeyConstraint("platform", name="pk_platform_pause"),
+        sa.PrimaryKeyConstraint("platform", "credential", name="pk_platform_pause"),
     )
 
     op.create_table(
@@ -120,6 +123,9 @@ def upgrade() -> None:
         sa.Column("accounts", sa.ARRAY(sa.BigInteger()), nullable=False),
         sa.Column("cursor", sa.Text(), comment="where a further page of posts begins"),
         sa.Column("page", sa.SmallInteger(), server_default="1", nullable=False),
+        sa.Column(
+            "size", sa.SmallInteger(), comment="most accounts to ask for at once, where the whole batch was refused"
+        ),
         sa.Column("requested_by", sa.Text()),
         sa.Column("attempt", sa.SmallInteger(), server_default="0", nullable=False, comment="deliveries that began"),
         sa.Column("lease_until", UTC, nullable=False),

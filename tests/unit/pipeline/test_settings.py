@@ -105,3 +105,42 @@ def test_a_platform_says_which_credentials_it_lacks() -> None:
 )
 def test_a_unix_socket_is_spelt_as_the_broker_wants_it(redis: str, broker: str) -> None:
     assert settings(DATABASE, redis).broker == broker
+
+
+def test_numbered_credentials_are_further_sets_that_share_the_work() -> None:
+    reddit = platforms.load()["reddit"]
+    given = {
+        f"REDDIT_CLIENT_{part}{number}": f"{part}{number}" for part in ("ID", "SECRET") for number in ("", "_2", "_3")
+    }
+
+    sets = settings(DATABASE, REDIS, **given).credentials(reddit)
+
+    assert [one.label for one in sets] == ["1", "2", "3"]
+    assert [one.values["REDDIT_CLIENT_SECRET"].get_secret_value() for one in sets] == ["SECRET", "SECRET_2", "SECRET_3"]
+
+
+def test_half_a_further_set_is_refused_at_start() -> None:
+    given = {"REDDIT_CLIENT_ID": "a", "REDDIT_CLIENT_SECRET": "b", "REDDIT_CLIENT_ID_2": "c"}
+
+    with pytest.raises(SettingsError, match="REDDIT_CLIENT_SECRET_2: missing"):
+        settings(DATABASE, REDIS, **given)
+
+
+def test_a_gap_in_the_numbers_is_refused_instead_of_leaving_a_set_unused() -> None:
+    with pytest.raises(SettingsError, match="_3 without _2"):
+        settings(DATABASE, REDIS, X_BEARER_TOKEN="a", X_BEARER_TOKEN_3="c")  # noqa: S106
+
+
+def test_a_platform_without_keys_has_one_set_and_one_that_lacks_its_key_has_none() -> None:
+    known = platforms.load()
+    found = settings(DATABASE, REDIS)
+
+    assert [one.label for one in found.credentials(known["bluesky"])] == ["1"]
+    assert found.credentials(known["x"]) == ()
+
+
+def test_the_simulator_is_sent_no_real_credential() -> None:
+    found = settings(DATABASE, REDIS, SIMULATOR_URL="http://127.0.0.1:8099", X_BEARER_TOKEN="real")  # noqa: S106
+    (only,) = found.credentials(platforms.load()["x"])
+
+    assert only.values["X_BEARER_TOKEN"].get_secret_value() == "simulated"

@@ -6,8 +6,14 @@ from typing import Any
 
 from redis import ConnectionError as RedisGone
 
-from workers.allowance import PAUSED
+from workers.allowance import Slot
 from workers.consumer import ASK_AGAIN_S, Bucket, Consumer
+
+GO = Slot(credential="1")
+
+
+def wait(seconds: float) -> Slot:
+    return Slot(wait_s=seconds)
 
 
 class Timer:
@@ -24,11 +30,11 @@ class Timer:
         function(*args)
 
 
-def held(*answers: float | Exception) -> tuple[Consumer, Bucket, Timer, list[str]]:
+def held(*answers: Slot | Exception) -> tuple[Consumer, Bucket, Timer, list[tuple[str, str | None]]]:
     """Return a consumer whose allowance gives these answers in turn, and the messages it let go."""
     waiting = iter(answers)
 
-    def reserve() -> float:
+    def reserve() -> Slot:
         answer = next(waiting)
         if isinstance(answer, Exception):
             raise answer
@@ -36,59 +42,59 @@ def held(*answers: float | Exception) -> tuple[Consumer, Bucket, Timer, list[str
 
     consumer = Consumer.__new__(Consumer)
     consumer.timer = timer = Timer()
-    let_go: list[str] = []
-    consumer._limit_move_to_pool = lambda request: let_go.append(request.name)
+    let_go: list[tuple[str, str | None]] = []
+    consumer._limit_move_to_pool = lambda request: let_go.append((request.name, request.request_dict["credential"]))
     return consumer, Bucket(reserve), timer, let_go
 
 
 def message(name: str, lane: str = "core") -> Any:
-    return SimpleNamespace(name=name, delivery_info={"routing_key": f"x.{lane}", "priority": 0})
+    return SimpleNamespace(name=name, delivery_info={"routing_key": f"x.{lane}", "priority": 0}, request_dict={})
 
 
 def test_however_many_messages_wait_one_timer_is_armed() -> None:
-    consumer, bucket, timer, let_go = held(0, 0.5, 0, 0.5)
+    consumer, bucket, timer, let_go = held(GO, wait(0.5), GO, wait(0.5))
 
     for name in ("first", "second", "third"):
         consumer._limit_task(message(name), bucket, 1)
 
-    assert let_go == ["first"]
+    assert let_go == [("first", "1")]
     assert [wait_s for wait_s, *_ in timer.armed] == [0.5]
 
     timer.fire()
-    assert let_go == ["first", "second"]
+    assert let_go == [("first", "1"), ("second", "1")]
     assert len(timer.armed) == 1
 
 
 def test_a_persons_message_goes_before_those_that_were_held_already() -> None:
-    consumer, bucket, timer, let_go = held(1.0, 0, 0, 0)
+    consumer, bucket, timer, let_go = held(wait(1), GO, GO, GO)
     for name, lane in (("sweep", "core"), ("again", "retry"), ("person", "user_requested")):
         consumer._limit_task(message(name, lane), bucket, 1)
 
     timer.fire()
 
-    assert let_go == ["person", "sweep", "again"]
+    assert [name for name, _ in let_go] == ["person", "sweep", "again"]
 
 
 def test_without_redis_nothing_is_let_go_and_it_asks_again() -> None:
-    consumer, bucket, timer, let_go = held(RedisGone("gone"), 0)
+    consumer, bucket, timer, let_go = held(RedisGone("gone"), GO)
 
     consumer._limit_task(message("first"), bucket, 1)
     assert (let_go, timer.armed[0][0]) == ([], ASK_AGAIN_S)
 
     timer.fire()
-    assert let_go == ["first"]
+    assert let_go == [("first", "1")]
 
 
 def test_while_the_platform_is_paused_jobs_are_let_go_to_give_themselves_back() -> None:
-    consumer, bucket, timer, let_go = held(PAUSED)
+    consumer, bucket, timer, let_go = held(Slot())
 
     consumer._limit_task(message("first"), bucket, 1)
 
-    assert (let_go, timer.armed) == (["first"], [])
+    assert (let_go, timer.armed) == ([("first", None)], [])
 
 
 def test_a_lost_connection_forgets_what_was_held_since_it_comes_again() -> None:
-    consumer, bucket, timer, let_go = held(1.0)
+    consumer, bucket, timer, let_go = held(wait(1))
     consumer._limit_task(message("first"), bucket, 1)
 
     bucket.clear_pending()
