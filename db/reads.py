@@ -29,7 +29,6 @@ from db.models import (
     account_handle,
     account_latest,
     annotation,
-    dataset,
     dim_account,
     fact_followers_snapshot,
     scrape_job,
@@ -376,14 +375,6 @@ def overview(conn: Connection, clock: Clock) -> Overview:
         as_of=max((row[4] for row in rows if row[4]), default=None),
         by_status={row[0]: row[1] for row in rows},
     )
-
-
-_SOURCE = select(dataset.c.source)
-
-
-def held(conn: Connection) -> Source | None:
-    """Return what the database holds, live or simulated readings; None before the first."""
-    return conn.execute(_SOURCE).scalar_one_or_none()
 
 
 def alive(conn: Connection) -> None:

@@ -11,7 +11,7 @@ from pipeline.settings import load_settings
 _settings = load_settings()
 
 
-class OneLog(Logger):
+class OneLog(Logger):  # type: ignore[misc]  # gunicorn has no types
     """Sends what gunicorn says into the log of everything else."""
 
     def setup(self, cfg: Any) -> None:

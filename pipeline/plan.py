@@ -17,6 +17,7 @@ from celery import Celery
 from db import claims, pauses, writes
 from db.engine import Connection, Engine, transaction
 from pipeline import platforms
+from pipeline.accounts import NO_READER
 from pipeline.decide import Policy, decide
 from pipeline.enqueue import new_job_id, readable
 from pipeline.messages import Purger, publish_jobs
@@ -92,7 +93,7 @@ class Planner:
         touched = 0
         for platform in platforms.load().values():
             if not platform.calls:
-                touched += claims.explain(conn, platform=platform.name, result=None, reason="no reader yet")
+                touched += claims.explain(conn, platform=platform.name, result=None, reason=NO_READER)
             elif lacking := self._settings.lacks(platform):
                 reason = f"needs {' and '.join(lacking)}"
                 touched += claims.explain(conn, platform=platform.name, result="blocked", reason=reason)

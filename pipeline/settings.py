@@ -41,7 +41,7 @@ class Settings(BaseSettings):
 
     database_url: SecretStr = Field(description="PostgreSQL, as postgresql://user:password@host/name")
     database_read_replica_url: SecretStr | None = Field(None, description="a replica for the API's reads")
-    enable_read_replica: bool = Field(False, description="send the API's reads to the replica")
+    enable_read_replica: bool = Field(False, description="send the API's reads to the replica; answers then lag as far as it does")
     db_pool_size: int = Field(5, ge=1, description="connections kept open per process")
     db_max_overflow: int = Field(10, ge=0, description="connections opened beyond the pool under load")
     db_pool_timeout: float = Field(30, gt=0, description="seconds to wait for a connection")

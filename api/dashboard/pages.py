@@ -17,6 +17,7 @@ from api.cached import HTML, Cached
 from api.problems import Fault, refuse
 from api.schemas import PageQuery, parse_sorted
 from db import reads, tags
+from db.dataset import source_of
 from db.engine import Engines
 from db.reads import AccountSummary, Clock, Filters, Order, Window
 from pipeline.platforms import Platform
@@ -80,7 +81,7 @@ class AccountsPage:
             if query.page > last_page:
                 raise refuse(Fault("page", f"{query.page} is beyond the last page, {last_page}"))
             accounts = reads.summary(conn, Filters(), query.order, window, clock).rows
-            source = reads.held(conn)
+            source = source_of(conn)
         page = self._template.render(
             accounts=accounts,
             overview=overview,

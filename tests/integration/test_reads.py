@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Connection, event, insert, text
 
 from db import keys, reads
+from db.dataset import source_of
 from db.engine import Engine, reading, transaction
 from db.models import account_handle, annotation
 from db.reads import Clock, Filters, Order, Window
@@ -200,7 +201,7 @@ def test_an_empty_database_is_an_empty_answer_everywhere(engine: Engine) -> None
         assert reads.summary(conn, ALL, Order(), Window(limit=5), CLOCK).rows == []
         assert reads.extent(conn, "accounts", ALL, CLOCK) == reads.Extent(0, None)
         assert reads.overview(conn, CLOCK).followers is None
-        assert reads.held(conn) is None
+        assert source_of(conn) is None
 
 
 def test_a_key_is_found_by_its_token_alone_and_never_after_it_was_revoked(engine: Engine) -> None:
