@@ -2,14 +2,17 @@
 
 Platforms write the moment of renewal in four ways: epoch seconds (X, Bluesky), seconds to go (Reddit, Retry-After),
 ISO 8601 (Mastodon, Truth Social) and HTTP dates (Retry-After). All are read wherever they stand, and whatever is none
-of them is treated as not said.
+of them is treated as not said. Meta says in JSON how much is used, in percent, and the minutes to wait; the platforms
+whose quota is renewed at midnight say nothing (`pipeline.platforms.midnight_after` tells when that is).
 """
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
+import msgspec
 from msgspec import Struct
 
 # A 429 that doesn't say for how long, or names a moment that has passed: without a wait it would be asked again at
@@ -17,6 +20,7 @@ from msgspec import Struct
 DEFAULT_WAIT = timedelta(seconds=60)
 # No window of these platforms is longer than a day, so a later moment is a mistake.
 LONGEST_WAIT = timedelta(days=1)
+_LONGEST_WAIT_MINUTES = LONGEST_WAIT / timedelta(minutes=1)
 
 _FAMILIES = ("x-rate-limit", "x-ratelimit", "ratelimit")
 # Seconds to go never reach this, epoch seconds have been above it since 2001.
@@ -24,10 +28,23 @@ _EPOCH_FROM = 1_000_000_000
 
 
 class Allowance(Struct, frozen=True):
-    """What a limit still gives: calls left in the window, and when the window is renewed. None: not said."""
+    """What a limit still gives: calls left in the window, and when the window is renewed. None: not said.
+
+    `used_percent` is how much of it is used where a platform says that and not what is left: 100 and more is all.
+    """
 
     remaining: float | None
     reset_at: datetime | None
+    used_percent: float | None = None
+
+
+class _Usage(Struct, frozen=True):
+    """What Meta counts, each in percent of what it gives; and the minutes until it gives again, 0 if it gives now."""
+
+    call_count: float = 0
+    total_cputime: float = 0
+    total_time: float = 0
+    estimated_time_to_regain_access: float = 0
 
 
 def allowance(headers: Mapping[str, str], now: datetime) -> Allowance | None:
@@ -39,7 +56,33 @@ def allowance(headers: Mapping[str, str], now: datetime) -> Allowance | None:
             reset_at = None
         if remaining is not None or reset_at is not None:
             return Allowance(remaining, reset_at)
-    return None
+    return _metas_allowance(headers, now)
+
+
+def _metas_allowance(headers: Mapping[str, str], now: datetime) -> Allowance | None:
+    """Read the fullest of Meta's limits: each counts for itself, and the first that is full refuses the call."""
+    usages = list(_usages(headers))
+    if not usages:
+        return None
+    used = max(max(usage.call_count, usage.total_cputime, usage.total_time) for usage in usages)
+    minutes = max(usage.estimated_time_to_regain_access for usage in usages)
+    reset_at = now + timedelta(minutes=min(minutes, _LONGEST_WAIT_MINUTES)) if minutes > 0 else None
+    return Allowance(None, reset_at, used)
+
+
+def _usages(headers: Mapping[str, str]) -> Iterator[_Usage]:
+    """Yield the limit of the app, and those of each business that its token is for.
+
+    Source: https://developers.facebook.com/docs/graph-api/overview/rate-limiting
+    """
+    with suppress(msgspec.MsgspecError):
+        yield msgspec.json.decode(headers.get("x-app-usage", ""), type=_Usage)
+    with suppress(msgspec.MsgspecError):
+        of_businesses = msgspec.json.decode(
+            headers.get("x-business-use-case-usage", ""), type=dict[str, list[_Usage]]
+        )
+        for usages in of_businesses.values():
+            yield from usages
 
 
 def retry_at(headers: Mapping[str, str], now: datetime) -> datetime:

@@ -1,5 +1,6 @@
 """Headers of limits, in every spelling that platforms use and in those that they don't."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -30,6 +31,51 @@ def test_every_spelling_of_a_window_is_read(
     headers: dict, remaining: float | None, reset_at: datetime | None
 ) -> None:
     assert allowance(headers, NOW) == Allowance(remaining, reset_at)
+
+
+def usage(calls: float, cpu: float = 0, minutes: float = 0) -> dict[str, float | str]:
+    return {
+        "type": "pages",
+        "call_count": calls,
+        "total_cputime": cpu,
+        "total_time": 3,
+        "estimated_time_to_regain_access": minutes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("app", "businesses", "expected"),
+    [
+        pytest.param({"call_count": 28, "total_time": 31, "total_cputime": 25}, None, (31, None), id="of the app"),
+        pytest.param(None, {"17": [usage(80)]}, (80, None), id="of a business"),
+        pytest.param(
+            None, {"17": [usage(10), usage(5, cpu=76)], "18": [usage(40)]}, (76, None), id="the fullest of all"
+        ),
+        pytest.param({"call_count": 99}, {"17": [usage(12)]}, (99, None), id="the app fuller than its businesses"),
+        pytest.param(None, {"17": [usage(100, minutes=5)]}, (100, IN_5_MIN), id="minutes to wait"),
+        pytest.param(None, {"17": [usage(104, minutes=5)], "18": [usage(2)]}, (104, IN_5_MIN), id="over the limit"),
+        pytest.param(
+            {"call_count": 100}, {"17": [usage(0, minutes=9999)]}, (100, NOW + LONGEST_WAIT), id="a day at most"
+        ),
+        pytest.param(None, {"17": [usage(0, minutes=-3)]}, (3, None), id="no time to go back"),
+        pytest.param({}, None, (0, None), id="nothing used"),
+        pytest.param({"call_count": "many"}, {"17": [usage(7)]}, (7, None), id="one that can't be read"),
+    ],
+)
+def test_a_share_used_is_read_from_what_meta_says_of_each_limit(
+    app: dict | None, businesses: dict | None, expected: tuple[float, datetime | None]
+) -> None:
+    said = {"x-app-usage": app, "x-business-use-case-usage": businesses}
+    headers = {name: json.dumps(value) for name, value in said.items() if value is not None}
+    used_percent, reset_at = expected
+    assert allowance(headers, NOW) == Allowance(None, reset_at, used_percent)
+
+
+@pytest.mark.parametrize(
+    "said", ["", "{", "[]", "7", "null", '{"17": 3}', '{"17": [{"call_count": 1e999}]}', "{" * 5000]
+)
+def test_a_usage_that_can_t_be_read_counts_as_not_said(said: str) -> None:
+    assert allowance({"x-business-use-case-usage": said}, NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -66,6 +112,10 @@ def test_an_answer_that_says_nothing_of_a_limit_has_no_allowance() -> None:
         pytest.param({"retry-after": "90", "ratelimit-reset": EPOCH_IN_5_MIN}, 90, id="retry-after outranks"),
         pytest.param({"retry-after": "0", "ratelimit-reset": EPOCH_IN_5_MIN}, 300, id="no time at all is no answer"),
         pytest.param({"retry-after": "later", "ratelimit-reset": EPOCH_IN_5_MIN}, 300, id="garbage is passed over"),
+        pytest.param({"x-business-use-case-usage": json.dumps({"17": [usage(100, minutes=19)]})}, 1140, id="minutes"),
+        pytest.param(
+            {"x-app-usage": '{"call_count": 100}'}, DEFAULT_WAIT.total_seconds(), id="all used, no time said"
+        ),
         pytest.param({}, DEFAULT_WAIT.total_seconds(), id="nothing said"),
         pytest.param({"retry-after": "0"}, DEFAULT_WAIT.total_seconds(), id="never at once"),
         pytest.param({"retry-after": "172800"}, LONGEST_WAIT.total_seconds(), id="a day at most"),
@@ -75,7 +125,15 @@ def test_a_429_says_when_to_come_back(headers: dict, waited_s: float) -> None:
     assert retry_at(headers, NOW) == NOW + timedelta(seconds=waited_s)
 
 
-@given(st.dictionaries(st.sampled_from(["retry-after", "x-ratelimit-reset", "ratelimit-remaining"]), st.text()))
+@given(
+    st.dictionaries(
+        st.sampled_from(["retry-after", "x-ratelimit-reset", "ratelimit-remaining", "x-app-usage"]),
+        st.text()
+        | st.from_regex(
+            r'\{"(call_count|estimated_time_to_regain_access)": -?[0-9]{1,3}e?[0-9]{1,3}\}', fullmatch=True
+        ),
+    )
+)
 def test_no_header_breaks_the_reading_or_causes_a_hot_loop(headers: dict) -> None:
     allowance(headers, NOW)
     assert NOW < retry_at(headers, NOW) <= NOW + LONGEST_WAIT
