@@ -5,8 +5,11 @@ Every field is the setting's name in lower case: `db_pool_size` is `DB_POOL_SIZE
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from msgspec import Struct
@@ -17,7 +20,7 @@ from redis import Redis
 from pipeline import platforms
 from pipeline.limits import Rate
 from pipeline.platforms import Platform
-from pipeline.records import Kind, Source
+from pipeline.records import Doubt, Kind, Source
 
 # Where `./dev run` writes the addresses of the servers that it started, for commands in another terminal.
 EMBEDDED_ENV = ".rollcall/env"
@@ -63,10 +66,17 @@ class Settings(BaseSettings):
     backoff_cap_s: float = Field(21_600, gt=0, description="longest wait between retries")
     gone_recheck_s: float = Field(86_400, gt=0, description="first wait before a gone account is looked for again")
     blocked_recheck_s: float = Field(3_600, gt=0, description="wait before a refused credential is tried again")
+    held_drop_pct: int = Field(50, ge=1, le=100, description="a reading with so many percent fewer followers is held")
+    held_rise_pct: int = Field(300, ge=1, description="so is one with so many percent more in a day")
+    held_min_followers: int = Field(1_000, ge=1, description="least followers, before or after, for a reading to be held")
+    held_recheck_s: float = Field(3_600, gt=0, description="longest wait before a held reading gets its second one")
     plan_ahead_s: float = Field(5, gt=0, description="seconds of a platform's allowance kept queued")
     worker_concurrency: int = Field(4, ge=1, description="calls one worker process makes at a time")
     http_deadline_s: float = Field(30, gt=0, description="total time one call may take")
-    http_user_agent: str = Field("rollcall/0.1", description="how Rollcall names itself to platforms")
+    http_contact: str = Field("", description="URL or e-mail by which platforms reach whoever runs this")
+    https_proxy: SecretStr | None = Field(None, description="proxy to the platforms, as http://host:3128")
+    no_proxy: str = Field("", description="hosts reached without it, comma-separated; each with all below it")
+    http_allow_private_hosts: bool = Field(False, description="read Mastodon servers at private addresses too")
 
     bind: str = Field("127.0.0.1", description="address that the API and Flower listen on")
     port: int = Field(8000, ge=0, le=65535, description="port of the API and the dashboard")
@@ -115,10 +125,44 @@ class Settings(BaseSettings):
             raise ValueError("is not a Redis address (redis://host:6379/0 or unix:///path?db=0)") from None
         return value
 
+    @field_validator("http_contact")
+    @classmethod
+    def _contact(cls, value: str) -> str:
+        if not re.fullmatch(r"[!-'*-~]*", value):  # it stands between parentheses in a header
+            raise ValueError("is not a URL or an e-mail address")
+        return value
+
+    @field_validator("https_proxy")
+    @classmethod
+    def _proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        """Read a bare `host:3128` as curl does."""
+        if value is None:
+            return None
+        written = value.get_secret_value()
+        url = written if "://" in written else f"http://{written}"
+        try:
+            parts = urlsplit(url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # its text may quote the address, password and all
+            is_address = False
+        if not is_address:
+            raise ValueError("is not a proxy's address (http://host:3128)")
+        return SecretStr(url)
+
     @property
     def source(self) -> Source:
         """Return what every row written by this process says of its origin."""
         return "simulated" if self.simulator_url else "live"
+
+    @property
+    def doubt(self) -> Doubt:
+        """Return when a reading is held, and how soon its account is read again."""
+        return Doubt(
+            drop_pct=self.held_drop_pct,
+            rise_pct=self.held_rise_pct,
+            min_followers=self.held_min_followers,
+            recheck_s=self.held_recheck_s,
+        )
 
     @property
     def broker(self) -> str:
@@ -128,6 +172,16 @@ class Settings(BaseSettings):
         if not url.startswith("unix://"):
             return url
         return f"redis+socket://{path}" + (f"?{query.replace('db=', 'virtual_host=')}" if query else "")
+
+    @property
+    def user_agent(self) -> str:
+        """Return how Rollcall names itself to platforms."""
+        return f"rollcall/{version('rollcall')}" + (f" (+{self.http_contact})" if self.http_contact else "")
+
+    def is_public_only(self, platform: Platform) -> bool:
+        """Tell whether a platform's servers are named by anybody, so that none may be one of ours."""
+        own_address = self.base_url(platform) == platform.base_url
+        return own_address and "{host}" in platform.base_url and not self.http_allow_private_hosts
 
     def base_url(self, platform: Platform) -> str:
         """Return where a platform is read: the simulator, its `X_BASE_URL`, or its own address."""
@@ -180,6 +234,8 @@ def load_settings(
     """
     filed = {name: value for file in env_files for name, value in dotenv_values(file).items() if value}
     found = filed | dict(os.environ if environ is None else environ)
+    # Other programs read these in lower case.
+    found = {name.upper(): found[name] for name in ("https_proxy", "no_proxy") if name in found} | found
     declared = _declared() | {name for name in found if _is_further(name)}
     faults = _incomplete_sets(found)
     faults += [

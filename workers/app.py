@@ -1,34 +1,27 @@
 """Composition root of a worker process: one platform, threads, its own three lanes."""
 
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 from celery import Celery
 from redis import Redis
-from urllib3 import PoolManager
 
 from db.engine import make_engine
 from pipeline import lanes, log, platforms
 from pipeline.app import make_celery
 from pipeline.messages import Purger
 from pipeline.platforms import Platform
-from pipeline.settings import Credentials, Settings, SettingsError, load_settings
+from pipeline.settings import Settings, SettingsError, load_settings
 from workers.allowance import SharedAllowance
+from workers.clients import make_clients
 from workers.consumer import Consumer
-from workers.deadline import make_pool
-from workers.http import HttpClient
 from workers.pauses import Pauses
-from workers.reset import Allowance
 from workers.scrape import Deps
 from workers.tasks import register
 
 
 def make_deps(settings: Settings, platform: Platform, celery: Celery, redis: Redis) -> Deps:
-    """Return what a worker of `platform` needs. Connections open on first use.
-
-    A platform whose credentials are missing gets a client without any: its jobs are answered with what it needs.
-    """
+    """Return what a worker of `platform` needs. Connections open on first use."""
     engine = make_engine(
         settings.database_url.get_secret_value(),
         pool_size=settings.worker_concurrency,
@@ -37,39 +30,17 @@ def make_deps(settings: Settings, platform: Platform, celery: Celery, redis: Red
         pool_recycle=settings.db_pool_recycle,
         application_name=f"rollcall worker {platform.name}",
     )
-    sets = settings.credentials(platform) or (Credentials("1", {}),)
-    labels = [one.label for one in sets]
-    pool = make_pool()
+    clients = make_clients(settings, platform)
     return Deps(
         settings=settings,
         engine=engine,
         celery=celery,
         platform=platform,
-        pauses=Pauses(engine, platform, labels, SharedAllowance(redis)),
+        pauses=Pauses(engine, platform, list(clients), SharedAllowance(redis)),
         purger=Purger(celery, redis),
-        clients={one.label: _client(settings, platform, pool, one) for one in sets},
+        clients=clients,
         now=_now,
     )
-
-
-def _client(
-    settings: Settings, platform: Platform, pool: PoolManager, credentials: Credentials
-) -> Callable[[Callable[[Allowance], None]], HttpClient]:
-    """Return a maker of clients of one set of credentials, which share this process's kept-alive connections."""
-
-    def client(heed: Callable[[Allowance], None]) -> HttpClient:
-        return HttpClient(
-            platform,
-            pool=pool,
-            base_url=settings.base_url(platform),
-            credentials=credentials.values,
-            deadline_s=settings.http_deadline_s,
-            user_agent=settings.http_user_agent,
-            now=_now,
-            heed=heed,
-        )
-
-    return client
 
 
 def _now() -> datetime:

@@ -1,5 +1,6 @@
 """Settings come from the environment, and every fault is said at once."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,11 @@ def test_numbered_credentials_are_further_sets_that_share_the_work() -> None:
     sets = settings(DATABASE, REDIS, **given).credentials(reddit)
 
     assert [one.label for one in sets] == ["1", "2", "3"]
-    assert [one.values["REDDIT_CLIENT_SECRET"].get_secret_value() for one in sets] == ["SECRET", "SECRET_2", "SECRET_3"]
+    assert [one.values["REDDIT_CLIENT_SECRET"].get_secret_value() for one in sets] == [
+        "SECRET",
+        "SECRET_2",
+        "SECRET_3",
+    ]
 
 
 def test_half_a_further_set_is_refused_at_start() -> None:
@@ -128,7 +133,7 @@ def test_half_a_further_set_is_refused_at_start() -> None:
 
 def test_a_gap_in_the_numbers_is_refused_instead_of_leaving_a_set_unused() -> None:
     with pytest.raises(SettingsError, match="_3 without _2"):
-        settings(DATABASE, REDIS, X_BEARER_TOKEN="a", X_BEARER_TOKEN_3="c")  # noqa: S106
+        settings(DATABASE, REDIS, X_BEARER_TOKEN="a", X_BEARER_TOKEN_3="c")
 
 
 def test_a_platform_without_keys_has_one_set_and_one_that_lacks_its_key_has_none() -> None:
@@ -140,7 +145,47 @@ def test_a_platform_without_keys_has_one_set_and_one_that_lacks_its_key_has_none
 
 
 def test_the_simulator_is_sent_no_real_credential() -> None:
-    found = settings(DATABASE, REDIS, SIMULATOR_URL="http://127.0.0.1:8099", X_BEARER_TOKEN="real")  # noqa: S106
+    found = settings(DATABASE, REDIS, SIMULATOR_URL="http://127.0.0.1:8099", X_BEARER_TOKEN="real")
     (only,) = found.credentials(platforms.load()["x"])
 
     assert only.values["X_BEARER_TOKEN"].get_secret_value() == "simulated"
+
+
+def test_rollcall_names_itself_to_platforms_with_its_version_and_whom_to_ask() -> None:
+    assert re.fullmatch(r"rollcall/\d+\.\d+\.\d+", settings(DATABASE, REDIS).user_agent)
+    asked = settings(DATABASE, REDIS, HTTP_CONTACT="https://press.example/bot").user_agent
+    assert asked.endswith(" (+https://press.example/bot)")
+
+
+@pytest.mark.parametrize("contact", ["(me)", "Jane Doe", "jane\r\nX-Evil: 1", "jané@press.example"])
+def test_a_contact_that_no_header_carries_is_refused(contact: str) -> None:
+    with pytest.raises(SettingsError, match="HTTP_CONTACT"):
+        settings(DATABASE, REDIS, HTTP_CONTACT=contact)
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy"])
+@pytest.mark.parametrize("address", ["http://u:p4ss@proxy.example:3128", "u:p4ss@proxy.example:3128"])
+def test_a_proxy_is_read_as_other_programs_do_and_hides_its_password(name: str, address: str) -> None:
+    found = settings(DATABASE, REDIS, **{name: address})
+    assert found.https_proxy is not None
+    assert found.https_proxy.get_secret_value() == "http://u:p4ss@proxy.example:3128"
+    assert "p4ss" not in f"{found!r}"
+
+
+@pytest.mark.parametrize("address", ["socks5://u:p4ss@proxy.example", "http://", "http://u:p4ss@h:p4ss"])
+def test_a_proxy_that_can_t_be_one_is_named_without_its_password(address: str) -> None:
+    with pytest.raises(SettingsError, match="HTTPS_PROXY") as caught:
+        settings(DATABASE, REDIS, HTTPS_PROXY=address)
+    assert "p4ss" not in str(caught.value)
+
+
+def test_only_servers_that_anybody_names_are_kept_to_the_public_internet() -> None:
+    x, mastodon = platforms.load()["x"], platforms.load()["mastodon"]
+    assert settings(DATABASE, REDIS).is_public_only(mastodon)
+    assert not settings(DATABASE, REDIS).is_public_only(x)
+    for chosen in (
+        {"HTTP_ALLOW_PRIVATE_HOSTS": "true"},
+        {"MASTODON_BASE_URL": "http://10.0.0.7/{host}"},
+        {"SIMULATOR_URL": "http://127.0.0.1:8900"},
+    ):
+        assert not settings(DATABASE, REDIS, **chosen).is_public_only(mastodon)
