@@ -26,7 +26,6 @@ from workers.http import HttpClient
 RECORDED = Path(__file__).parent / "recorded"
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 FILES = sorted(RECORDED.glob("*/*.json"))
-CREDENTIALS = {"X_BEARER_TOKEN": SecretStr("river-token"), "YOUTUBE_API_KEY": SecretStr("river-key")}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
@@ -78,7 +77,7 @@ def client(platform: Any, server: HTTPServer) -> HttpClient:
         platform,
         pool=make_pool(),
         base_url=server.url_for("").rstrip("/") + suffix,
-        credentials=CREDENTIALS,
+        credentials=dict.fromkeys(platform.needs, SecretStr("river")),
         deadline_s=10,
         user_agent="rollcall-tests",
         now=lambda: NOON,
@@ -95,8 +94,8 @@ def outcome_of(platform: Any, http: HttpClient, recorded: dict[str, Any], accoun
         fetch, parse = (getattr(platform, f"{step}_{recorded['kind']}") for step in ("fetch", "parse"))
         return plain(list(parse(fetch(accounts, http), accounts)))
     except ScrapeError as exc:
-        retry_at = {"retry_at": exc.retry_at} if hasattr(exc, "retry_at") else {}
-        return plain({"error": type(exc).__name__, "reason": exc.reason} | retry_at)
+        more = {name: getattr(exc, name) for name in ("retry_at", "bad") if hasattr(exc, name)}
+        return plain({"error": type(exc).__name__, "reason": exc.reason} | more)
 
 
 def expected(said: Any) -> Any:
