@@ -90,6 +90,8 @@ _FORGET_PROFILES = update(dim_account).values(
     avatar_url=None,
     verified=None,
 )
+# What is left of the newest numbers was imported, and what is held beside them was simulated.
+_FORGET_HELD = update(account_latest).values(held_followers=None, held_at=None, held_precision=None)
 _FORGET_POSTS = delete(scrape_state).where(scrape_state.c.subject == "posts")
 _is_read_by_name = dim_account.c.external_id.is_(None) & (
     dim_account.c.platform == any_(bindparam("resolving", type_=ARRAY(Text)))
@@ -123,7 +125,7 @@ def clear_simulated(conn: Connection, *, resolving: Collection[str]) -> dict[str
         return {}
     removed = {what: conn.execute(statement).rowcount for what, statement in _REMOVE.items()}
     removed["renames"] = conn.execute(_RESTORE_NAMES).rowcount
-    for forget in (_FORGET_NAMES, _FORGET_PROFILES, _FORGET_POSTS):
+    for forget in (_FORGET_NAMES, _FORGET_PROFILES, _FORGET_HELD, _FORGET_POSTS):
         conn.execute(forget)
     conn.execute(_START_ANEW, {"resolving": list(resolving)})
     return removed

@@ -189,7 +189,7 @@ fact_followers_snapshot = Table(
     CheckConstraint(_SOURCES, name="source"),
     CheckConstraint(_PRECISIONS, name="precision"),
     postgresql_partition_by="RANGE (snapshot_date)",
-    comment="one row per account and UTC day: the day's last good reading",
+    comment="one row per account and UTC day: the day's last good reading, else its last held one",
 )
 
 account_latest = Table(
@@ -207,11 +207,15 @@ account_latest = Table(
     Column("delta_30d", BigInteger),
     Column("source", Text, nullable=False),
     Column("precision", Text, nullable=False),
+    Column("held_followers", BigInteger, comment="of a later, suspicious reading that awaits a second one"),
+    Column("held_at", UTC, comment="when that one was captured; null where none waits"),
+    Column("held_precision", Text, comment="what its snapshot gets back once it is confirmed"),
     CheckConstraint(_SOURCES, name="source"),
     CheckConstraint(_PRECISIONS, name="precision"),
+    CheckConstraint("num_nonnulls(held_followers, held_at, held_precision) IN (0, 3)", name="held"),
     # Every reading updates its row, and none of its indexed columns: room on the page keeps that HOT.
     postgresql_with={"fillfactor": "70"},
-    comment="the newest snapshot of each account, kept in the same transaction",
+    comment="the newest accepted snapshot of each account, kept in the same transaction",
 )
 
 day_count = Table(

@@ -5,7 +5,7 @@ from datetime import UTC as UTC_ZONE
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from msgspec import structs
+from msgspec import Struct, structs
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -14,19 +14,22 @@ from sqlalchemy import (
     Date,
     Text,
     Update,
+    and_,
     bindparam,
     case,
     exists,
     func,
+    or_,
     select,
     tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
 
+from db import held
 from db.models import UTC, account_latest, day_count, fact_followers_snapshot, fact_social_post
 from db.recordset import as_json, recordset
-from db.rows import Post, Profile, Source
+from db.rows import Doubt, Post, Profile, Source
 
 _DELTA_DAYS = (1, 7, 30)
 _DAY = bindparam("day", type_=Date)
@@ -54,23 +57,30 @@ _PROFILES = recordset(
     posts=BigInteger,
     precision=Text,
 )
+_judged = held.judged(_PROFILES, day=_DAY, now=_NOW)
 _snapshot = {
-    "account_key": _PROFILES.c.account_key,
+    "account_key": _judged.c.account_key,
     "snapshot_date": _DAY,
-    "followers": _PROFILES.c.followers,
-    "following": _PROFILES.c.following,
-    "posts": _PROFILES.c.posts,
-    "engagement": _engagement(_PROFILES.c.account_key),
+    "followers": _judged.c.followers,
+    "following": _judged.c.following,
+    "posts": _judged.c.posts,
+    "engagement": _engagement(_judged.c.account_key),
     "captured_at": _NOW,
     "source": _SOURCE,
-    "precision": _PROFILES.c.precision,
+    "precision": case((_judged.c.is_held, held.HELD), else_=_judged.c.precision),
 }
 _insert_snapshots = insert(fact_followers_snapshot).from_select([*_snapshot], select(*_snapshot.values()))
 _kept = (
     _insert_snapshots.on_conflict_do_update(
         index_elements=fact_followers_snapshot.primary_key.columns,
         set_={name: _insert_snapshots.excluded[name] for name in _snapshot},
-        where=fact_followers_snapshot.c.captured_at <= _insert_snapshots.excluded.captured_at,
+        where=and_(
+            fact_followers_snapshot.c.captured_at <= _insert_snapshots.excluded.captured_at,
+            or_(
+                _insert_snapshots.excluded.precision != held.HELD,
+                fact_followers_snapshot.c.precision == held.HELD,
+            ),
+        ),
     )
     .returning(*fact_followers_snapshot.c)
     .cte("kept")
@@ -90,33 +100,63 @@ def _delta(days: int) -> ColumnElement[Any]:
     past = fact_followers_snapshot.alias("past")
     # The day is a parameter: a day computed in SQL would open every partition.
     then = select(past.c.followers).where(
-        past.c.account_key == _kept.c.account_key, past.c.snapshot_date == bindparam(f"day_{days}_before", type_=Date)
+        past.c.account_key == _kept.c.account_key,
+        past.c.snapshot_date == bindparam(f"day_{days}_before", type_=Date),
+        or_(past.c.precision != held.HELD, past.c.snapshot_date == _judged.c.confirmed_date),
     )
     return _kept.c.followers - then.scalar_subquery()
 
 
 _newest = {name: _kept.c[name] for name in _snapshot} | {f"delta_{n}d": _delta(n) for n in _DELTA_DAYS}
-_insert_latest = insert(account_latest).from_select([*_newest], select(*_newest.values()))
+_insert_latest = insert(account_latest).from_select(
+    [*_newest],
+    select(*_newest.values())
+    .join_from(_kept, _judged, _judged.c.account_key == _kept.c.account_key)
+    .where(~_judged.c.is_held),
+)
 _latest = _insert_latest.on_conflict_do_update(
     index_elements=account_latest.primary_key.columns,
-    set_={name: _insert_latest.excluded[name] for name in _newest},
-    where=tuple_(account_latest.c.snapshot_date, account_latest.c.captured_at)
-    <= tuple_(_insert_latest.excluded.snapshot_date, _insert_latest.excluded.captured_at),
+    set_={
+        **{name: _insert_latest.excluded[name] for name in _newest},
+        **dict.fromkeys(("held_followers", "held_at", "held_precision")),
+    },
+    where=and_(
+        tuple_(account_latest.c.snapshot_date, account_latest.c.captured_at)
+        <= tuple_(_insert_latest.excluded.snapshot_date, _insert_latest.excluded.captured_at),
+        func.coalesce(account_latest.c.held_at <= _insert_latest.excluded.captured_at, True),
+    ),
 ).cte("latest")
-_SNAPSHOTS = (
-    select(func.count(), func.count().filter(_known.c.account_key.is_(None)))
-    .select_from(_kept.outerjoin(_known, _known.c.account_key == _kept.c.account_key))
-    .add_cte(_latest)
-)
+_written = _kept.outerjoin(_known, _known.c.account_key == _kept.c.account_key)
+_SNAPSHOTS = select(
+    select(func.count()).select_from(_written).scalar_subquery(),
+    select(func.count()).select_from(_written).where(_known.c.account_key.is_(None)).scalar_subquery(),
+    select(func.array_agg(_judged.c.account_key)).where(_judged.c.is_held).scalar_subquery(),
+    held.confirmed(_judged),
+).add_cte(_latest, held.marked(_judged, now=_NOW))
+
+
+class Written(Struct, frozen=True):
+    """How many snapshots were written, how many of them are the first of their account and day, and the account_keys
+    of the readings that are held.
+    """
+
+    snapshots: int = 0
+    first: int = 0
+    held: frozenset[int] = frozenset()
 
 
 def snapshots(
-    conn: Connection, profiles: Sequence[Profile], *, source: Source, now: datetime, engagement_days: int
-) -> tuple[int, int]:
+    conn: Connection,
+    profiles: Sequence[Profile],
+    *,
+    source: Source,
+    now: datetime,
+    engagement_days: int,
+    doubt: Doubt,
+) -> Written:
     """Keep profiles as the snapshots of the day of `now`, and as the newest of their accounts.
 
-    Returns how many were written, and how many of these are the first of their account and day. A snapshot taken
-    later than `now` stays.
+    A suspicious one is held (see db.held). A snapshot taken later than `now` stays.
     """
     day = _day_of(now)
     values = {
@@ -125,10 +165,15 @@ def snapshots(
         "now": now,
         "since": now - timedelta(days=engagement_days),
         "of_source": source,
+        "drop_pct": doubt.drop_pct,
+        "rise_pct": doubt.rise_pct,
+        "min_followers": doubt.min_followers,
     }
     values |= {f"day_{n}_before": day - timedelta(days=n) for n in _DELTA_DAYS}
-    written, first = conn.execute(_SNAPSHOTS, values).one()
-    return written, first
+    written, first, held_keys, confirmed = conn.execute(_SNAPSHOTS, values).one()
+    if confirmed:
+        held.accept(conn, confirmed)
+    return Written(written, first, frozenset(held_keys or ()))
 
 
 _POSTS = recordset(

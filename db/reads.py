@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from db.accounts import NAME
+from db.held import HELD
 from db.models import (
     NEVER_DUE,
     account_handle,
@@ -97,13 +98,14 @@ class PastHandle(Struct, frozen=True):
 
 
 class Day(Struct, frozen=True):
-    """The snapshot of one day."""
+    """The snapshot of one day; the numbers of a held one are None."""
 
     snapshot_date: date
     followers: int | None
     following: int | None
     posts: int | None
     engagement: int | None
+    is_held: bool = False
 
 
 class Note(Struct, frozen=True):
@@ -220,6 +222,7 @@ _COLUMNS: dict[str, ColumnElement[Any]] = {
     **{c.name: c for c in (*account_latest.c, *scrape_state.c, *dim_account.c)},
     "handle": _HANDLE,
     "account_url": dim_account.c.url,
+    "precision": case((account_latest.c.held_at.is_not(None), HELD), else_=account_latest.c.precision),
     "growth_7d_pct": cast(func.round(100.0 * account_latest.c.delta_7d / _WEEK_AGO, 2), Double),
     "consecutive_failures": func.coalesce(scrape_state.c.failures, 0),
     "next_due_at": func.nullif(scrape_state.c.next_due_at, NEVER_DUE),  # paused: never
@@ -280,8 +283,10 @@ def handles(conn: Connection, account_key: int) -> list[PastHandle]:
 
 
 _SNAPSHOT = fact_followers_snapshot.c
+_IS_HELD = _SNAPSHOT.precision == HELD
+_BELIEVED = [case((~_IS_HELD, _SNAPSHOT[name])) for name in ("followers", "following", "posts", "engagement")]
 _DAYS = (
-    select(_SNAPSHOT.snapshot_date, _SNAPSHOT.followers, _SNAPSHOT.following, _SNAPSHOT.posts, _SNAPSHOT.engagement)
+    select(*[_SNAPSHOT.snapshot_date, *_BELIEVED, _IS_HELD])
     .where(
         _SNAPSHOT.account_key == bindparam("account_key"),
         _SNAPSHOT.snapshot_date.between(bindparam("first"), bindparam("last")),

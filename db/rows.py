@@ -46,6 +46,22 @@ class Profile(Struct, frozen=True, kw_only=True):
     verified: bool | None = None
 
 
+class Doubt(Struct, frozen=True, kw_only=True):
+    """When a follower count is too far from the last accepted one to be believed before a second reading confirms it.
+
+    Counts below `min_followers` on both sides are believed always. A rise is measured per day since the accepted
+    reading; a drop isn't, since no number of days makes one of 100 % more likely.
+    """
+
+    drop_pct: int = 50
+    rise_pct: int = 300
+    min_followers: int = 1_000
+    recheck_s: float = 3_600
+
+
+DOUBT = Doubt()
+
+
 class Post(Struct, frozen=True, kw_only=True):
     """One post with its engagement as last read."""
 

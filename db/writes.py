@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from msgspec import structs
 from sqlalchemy import (
@@ -30,7 +30,7 @@ from db import dataset, identity, readings, tags
 from db.dataset import MixedSources, clear_simulated, source_of
 from db.models import NEVER_DUE, UTC, dim_account, fact_social_post, scrape_job, scrape_state
 from db.recordset import as_json, recordset
-from db.rows import Changes, Job, JobState, Next, Post, Profile, Source
+from db.rows import DOUBT, Changes, Doubt, Job, JobState, Next, Post, Profile, Source
 
 __all__ = ["MixedSources", "clear_simulated", "knows_post", "save", "source_of"]
 
@@ -47,13 +47,15 @@ def save(
     source: Source,
     now: datetime,
     engagement_days: int = 30,
+    doubt: Doubt = DOUBT,
 ) -> Changes | None:
     """Finish a job: its state, how its accounts stand, and what was read of them. None when it isn't ours any more.
 
     `nexts` has exactly one entry per account of the job, less those of `again`: the same job with the accounts that
-    are still to be asked for, which is queued once more instead of finished, at no cost of attempts. `profiles` and `posts` (by account_key) are those of the
-    accounts that were read. `follow` reads the next page of posts: the accounts stay on their way in it. It is
-    queued here and handed back in the changes, to be published after the commit. Raises MixedSources.
+    are still to be asked for, which is queued once more instead of finished, at no cost of attempts. `profiles` and
+    `posts` (by account_key) are those of the accounts that were read. `follow` reads the next page of posts: the
+    accounts stay on their way in it. It is queued here and handed back in the changes, to be published after the
+    commit. `doubt` says which readings are held, and how soon their accounts are read again. Raises MixedSources.
     """
     kept = {account.account_key for account in again.accounts} if again else set()
     assert sorted(n.account_key for n in nexts) == sorted({a.account_key for a in job.accounts} - kept)
@@ -68,20 +70,23 @@ def save(
     if profiles or posts:
         dataset.claim(conn, source)
     written_posts = readings.posts(conn, posts, source=source, now=now) if posts else 0
-    written = first = 0
+    written = readings.Written()
     if profiles:
         identity.record(conn, profiles, now)
-        written, first = readings.snapshots(conn, profiles, source=source, now=now, engagement_days=engagement_days)
+        written = readings.snapshots(
+            conn, profiles, source=source, now=now, engagement_days=engagement_days, doubt=doubt
+        )
     if posts:
         readings.engagement(conn, posts.keys(), now=now, engagement_days=engagement_days)
+    nexts = [_read_soon(n, now, doubt) if n.account_key in written.held else n for n in nexts]
     _move_on(conn, job, nexts, follow, now)
     if profiles:
         conn.execute(_DUE_POSTS, {"account_keys": [p.account_key for p in profiles], "now": now})
-    if first:
-        readings.count(conn, job.platform, first, now)
+    if written.first:
+        readings.count(conn, job.platform, written.first, now)
     return Changes(
         tags.of_job(job.platform, (account.account_key for account in job.accounts)),
-        snapshots=written,
+        snapshots=written.snapshots,
         posts=written_posts,
         follow=tuple(further for further in (follow, again) if further),
     )
@@ -114,6 +119,11 @@ def _taken_over(decided: Next, job: Job, handle: str) -> Next:
         reason=f"the same account as {job.platform}/{handle}, which is listed itself",
         failures=job.failures.get(decided.account_key, 0) + 1,
     )
+
+
+def _read_soon(decided: Next, now: datetime, doubt: Doubt) -> Next:
+    """Return how an account stands whose reading is held: as decided, but due sooner."""
+    return structs.replace(decided, due_at=min(decided.due_at, now + timedelta(seconds=doubt.recheck_s)))
 
 
 _said_before = func.coalesce(scrape_job.c.outcomes, literal_column("'[]'::jsonb"))

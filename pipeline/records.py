@@ -13,6 +13,7 @@ from msgspec import Struct
 from db.rows import (
     Account,
     Changes,
+    Doubt,
     Job,
     JobState,
     Kind,
@@ -29,6 +30,7 @@ from db.rows import (
 __all__ = [
     "Account",
     "Changes",
+    "Doubt",
     "Job",
     "JobState",
     "Kind",

@@ -182,6 +182,7 @@ def _finish(
             source=deps.settings.source,
             now=now,
             engagement_days=deps.settings.engagement_days,
+            doubt=deps.settings.doubt,
         )
         if credential is not None:
             pauses.unblock(conn, job.platform, credential)

@@ -108,7 +108,8 @@ class AccountHistory:
 def columns(days: Sequence[Day], first: date, last: date, interval: Interval) -> tuple[list[date], list[Day | None]]:
     """Return the first day of each interval within the range, and the interval's newest reading.
 
-    Counts are levels, so a week or month is its last reading, not a sum. `days` are sorted.
+    Counts are levels, so a week or month is its last reading, not a sum; one that is held doesn't count. `days` are
+    sorted.
     """
 
     def start(day: date) -> date:
@@ -116,7 +117,7 @@ def columns(days: Sequence[Day], first: date, last: date, interval: Interval) ->
             return max(first, day - timedelta(days=day.weekday()))
         return max(first, day.replace(day=1)) if interval == "month" else day
 
-    newest = {start(day.snapshot_date): day for day in days}
+    newest = {start(day.snapshot_date): day for day in days if not day.is_held}
     dates = list(dict.fromkeys(start(day) for day in _each_day(first, last)))
     return dates, [newest.get(day) for day in dates]
 
@@ -124,17 +125,20 @@ def columns(days: Sequence[Day], first: date, last: date, interval: Interval) ->
 def gaps(
     days: Sequence[Day], first: date, last: date, known: tuple[date, date] | None, account: AccountStanding
 ) -> list[Gap]:
-    """Return the runs of days without a reading, and why: what is known of it today, and no more.
+    """Return the runs of days without a reading to show, and why: what is known of it today, and no more.
 
     `known` are the days of the account's oldest and newest reading ever.
     """
 
     def reason(day: date) -> str:
+        if day in held:
+            return "held: a suspicious reading that no second one has confirmed"
         if known is None or day > known[1]:
             return account.reason or ("paused" if account.status == "paused" else "not read yet")
         return "before the first reading" if day < known[0] else "no reading on this day"
 
-    read = {day.snapshot_date for day in days}
+    read = {day.snapshot_date for day in days if not day.is_held}
+    held = {day.snapshot_date for day in days if day.is_held}
     missing = [(day, reason(day)) for day in _each_day(first, last) if day not in read]
     # Days in a row keep their distance from their place in the list.
     runs = groupby(enumerate(missing), key=lambda item: (item[1][0].toordinal() - item[0], item[1][1]))
