@@ -91,7 +91,7 @@ def documented_batches() -> list[Any]:
     return [
         pytest.param(file.parent.name, one, id=f"{file.parent.name}-{file.stem}")
         for file, one in read
-        if isinstance(one["expect"], list) and len(one["accounts"]) > 1
+        if isinstance(one["expect"], list) and len(one["accounts"]) > 1 and "error" not in one["exchanges"][0]["body"]
     ]
 
 
@@ -145,7 +145,11 @@ def test_a_hundred_accounts_of_x_are_one_request() -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind", "parameter", "bad"),
-    [("x", "resolve", "usernames", "río"), ("bluesky", "profiles", "actors", "río")],
+    [
+        ("x", "resolve", "usernames", "río"),
+        ("bluesky", "profiles", "actors", "río"),
+        ("facebook", "profiles", "ids", "río"),
+    ],
 )
 def test_a_name_that_can_t_exist_is_not_asked_for_and_leaves_its_neighbours_alone(
     name: str, kind: str, parameter: str, bad: str
@@ -159,7 +163,16 @@ def test_a_name_that_can_t_exist_is_not_asked_for_and_leaves_its_neighbours_alon
     assert first == Missing(account_key=1, result="gone", reason=f"not a handle that {READERS[name].title} gives out")
 
 
-@pytest.mark.parametrize(("name", "kind"), [("x", "resolve"), ("bluesky", "profiles")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("x", "resolve"),
+        ("bluesky", "profiles"),
+        ("facebook", "profiles"),
+        ("instagram", "profiles"),
+        ("threads", "profiles"),
+    ],
+)
 def test_nothing_is_asked_when_no_name_can_exist(name: str, kind: str) -> None:
     http = Notebook()
     with pytest.raises(Gone):
@@ -214,3 +227,55 @@ def test_truth_social_is_read_with_a_token_where_one_is_set() -> None:
         READERS["truthsocial"].fetch_resolve(accounts("truthsocial", "rivers", ids=False), http)
     assert without.asked[0][2] == {}
     assert with_one.asked[0][2] == {"Authorization": "Bearer ours"}
+
+
+def test_fifty_pages_of_facebook_are_one_request() -> None:
+    http = Notebook()
+    READERS["facebook"].fetch_profiles(accounts("facebook", *(f"river{n}" for n in range(50)), ids=True), http)
+    ((path, params, _),) = http.asked
+    assert path == "/"
+    assert dict(params)["ids"].split(",") == [f"id-river{n}" for n in range(50)]
+
+
+@pytest.mark.parametrize("name", ["facebook", "instagram", "threads"])
+def test_a_token_of_meta_travels_in_a_header_and_in_no_address(name: str) -> None:
+    platform, (account,) = READERS[name], accounts(name, "rivers", ids=True)
+    http = Notebook(**{need: f"{need}-value" for need in platform.needs}, FACEBOOK_APP_SECRET="river-secret")
+    platform.fetch_profiles([account], http)
+    platform.fetch_posts(account, http, None)
+    token = f"{platform.needs[0]}-value"
+    assert platform.headers(http) == {"Authorization": f"Bearer {token}"}
+    assert len(http.asked) == 2
+    assert not any(secret in str(http.asked) for secret in (token, "river-secret"))
+
+
+def test_facebook_is_shown_a_proof_of_the_app_s_secret_where_it_is_set() -> None:
+    without, with_one = (
+        Notebook(FACEBOOK_ACCESS_TOKEN="what do ya want for nothing?", **more)
+        for more in ({}, {"FACEBOOK_APP_SECRET": "Jefe"})
+    )
+    for http in (without, with_one):
+        READERS["facebook"].fetch_profiles(accounts("facebook", "rivers", ids=True), http)
+        READERS["facebook"].fetch_posts(accounts("facebook", "rivers", ids=True)[0], http, None)
+    # The second test vector of RFC 4231.
+    proof = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+    assert [dict(params).get("appsecret_proof") for _, params, _ in without.asked] == [None, None]
+    assert [dict(params).get("appsecret_proof") for _, params, _ in with_one.asked] == [proof, proof]
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("name", ["facebook", "instagram", "threads"])
+@given(
+    error=st.fixed_dictionaries(
+        {"code": st.sampled_from([1, 4, 10, 21, 33, 100, 110, 190, 250, 803, 80002]) | json_values},
+        optional={"error_subcode": json_values, "is_transient": json_values, "message": json_values},
+    )
+)
+def test_an_error_of_meta_in_any_shape_is_one_of_ours_and_never_a_number(name: str, status: int, error: Any) -> None:
+    answer, asked = page({"error": error}, status), accounts(name, "aaa", "bbb", ids=True)
+    try:
+        if READERS[name].explain(answer) is None:
+            assert of(parse(name, "profiles", answer, asked), Profile) == []
+            assert isinstance(parse(name, "posts", answer, asked[:1]), Missing)
+    except ScrapeError:
+        pass
