@@ -42,14 +42,9 @@ def _is_far(count: ColumnElement[Any], known: ColumnElement[Any], days: ColumnEl
     """Say whether a count read so many days after a known one is suspicious; false where either is unknown."""
     # Numeric: a hundred times a 64-bit count may be more than 64 bits hold.
     count, known = cast(count, Numeric), cast(known, Numeric)
-    far = and_(
-        func.greatest(count, known) >= _MIN_FOLLOWERS,
-        or_(
-            count * 100 <= known * (100 - _DROP_PCT),
-            count * 100 >= known * (100 + _RISE_PCT * func.greatest(days, 1)),
-        ),
-    )
-    return func.coalesce(and_(count.is_not(None), known.is_not(None), far), False)
+    fell = count * 100 <= known * (100 - _DROP_PCT)
+    rose = count * 100 >= known * (100 + _RISE_PCT * func.greatest(days, 1))
+    return func.coalesce(and_(func.greatest(count, known) >= _MIN_FOLLOWERS, or_(fell, rose)), False)
 
 
 def judged(profiles: TableValuedAlias, *, day: ColumnElement[Any], now: ColumnElement[Any]) -> CTE:

@@ -126,13 +126,16 @@ _latest = _insert_latest.on_conflict_do_update(
         func.coalesce(account_latest.c.held_at <= _insert_latest.excluded.captured_at, True),
     ),
 ).cte("latest")
-_written = _kept.outerjoin(_known, _known.c.account_key == _kept.c.account_key)
-_SNAPSHOTS = select(
-    select(func.count()).select_from(_written).scalar_subquery(),
-    select(func.count()).select_from(_written).where(_known.c.account_key.is_(None)).scalar_subquery(),
-    select(func.array_agg(_judged.c.account_key)).where(_judged.c.is_held).scalar_subquery(),
-    held.confirmed(_judged),
-).add_cte(_latest, held.marked(_judged, now=_NOW))
+_SNAPSHOTS = (
+    select(
+        func.count(),
+        func.count().filter(_known.c.account_key.is_(None)),
+        select(func.array_agg(_judged.c.account_key)).where(_judged.c.is_held).scalar_subquery(),
+        held.confirmed(_judged),
+    )
+    .select_from(_kept.outerjoin(_known, _known.c.account_key == _kept.c.account_key))
+    .add_cte(_latest, held.marked(_judged, now=_NOW))
+)
 
 
 class Written(Struct, frozen=True):
