@@ -23,7 +23,6 @@ TWELVE = {
     "x",
     "youtube",
 }
-READ = {"x", "youtube", "bluesky", "mastodon", "truthsocial"}
 UC = "UC" + "aB3_-x" * 3 + "wxyz"
 
 # An address as the importer cleans it, and what it names: platform, handle, id, host.
@@ -161,7 +160,6 @@ def test_the_registry_knows_the_twelve_platforms_by_name() -> None:
     known = platforms.load()
     assert set(known) == TWELVE
     assert [platform.name for platform in known.values()] == list(known)
-    assert {name for name, platform in known.items() if platform.calls} == READ
 
 
 @pytest.mark.parametrize("name", sorted(TWELVE))
@@ -175,8 +173,11 @@ def test_every_call_of_a_platform_can_be_made_and_planned(name: str) -> None:
 
 
 def test_a_call_carries_as_many_accounts_as_its_platform_takes() -> None:
-    batches = {name: platforms.load()[name].calls["profiles"].batch for name in READ}
-    assert batches == {"x": 100, "youtube": 50, "bluesky": 25, "mastodon": 40, "truthsocial": 1}
+    batches = {
+        name: platform.calls["profiles"].batch for name, platform in platforms.load().items() if platform.calls
+    }
+    many = {"x": 100, "youtube": 50, "facebook": 50, "bluesky": 25, "mastodon": 40}
+    assert {name: batch for name, batch in batches.items() if batch > 1} == many
     assert platforms.load()["x"].calls["resolve"].batch == 100
 
 
