@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 something failed, 2 wrong use, unknown account or faulty s
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.metadata import entry_points
 from io import BufferedReader
 from typing import get_args
 
@@ -21,6 +22,8 @@ from pipeline.command import Misuse, PlatformName, Rollcall, as_json_option, ope
 from pipeline.settings import Settings
 from pipeline.terminal import moment, note, show_json, show_table
 
+COMMANDS = "rollcall.commands"
+"""The entry points of commands that stand in other packages: those above this one aren't imported here."""
 _PAGE = 1000
 
 
@@ -95,6 +98,8 @@ def list_accounts(platform: str | None, org: str | None, status: str | None, tex
 
 
 main.add_command(enqueue)
+for _entry in entry_points(group=COMMANDS):
+    main.add_command(_entry.load())
 
 
 @main.command()

@@ -47,11 +47,15 @@ def sorted_out(
 
 
 def _why_not(candidate: Candidate, settings: Settings, platform: Platform | None) -> str | None:
+    return unreadable(platform, settings) or (None if candidate.is_active else "paused")
+
+
+def unreadable(platform: Platform | None, settings: Settings) -> str | None:
+    """Say why no account of a platform can be read, None where they can."""
     if platform is None or not platform.calls:
         return NO_READER
-    if lacking := settings.lacks(platform):
-        return f"needs {' and '.join(lacking)}"
-    return None if candidate.is_active else "paused"
+    lacking = settings.lacks(platform)
+    return f"needs {' and '.join(lacking)}" if lacking else None
 
 
 def estimates(

@@ -44,7 +44,9 @@ class Settings(BaseSettings):
 
     database_url: SecretStr = Field(description="PostgreSQL, as postgresql://user:password@host/name")
     database_read_replica_url: SecretStr | None = Field(None, description="a replica for the API's reads")
-    enable_read_replica: bool = Field(False, description="send the API's reads to the replica; answers then lag as far as it does")
+    enable_read_replica: bool = Field(
+        False, description="send the API's reads to the replica; answers then lag as far as it does"
+    )
     db_pool_size: int = Field(5, ge=1, description="connections kept open per process")
     db_max_overflow: int = Field(10, ge=0, description="connections opened beyond the pool under load")
     db_pool_timeout: float = Field(30, gt=0, description="seconds to wait for a connection")
@@ -68,7 +70,9 @@ class Settings(BaseSettings):
     blocked_recheck_s: float = Field(3_600, gt=0, description="wait before a refused credential is tried again")
     held_drop_pct: int = Field(50, ge=1, le=100, description="a reading with so many percent fewer followers is held")
     held_rise_pct: int = Field(300, ge=1, description="so is one with so many percent more in a day")
-    held_min_followers: int = Field(1_000, ge=1, description="least followers, before or after, for a reading to be held")
+    held_min_followers: int = Field(
+        1_000, ge=1, description="least followers, before or after, for a reading to be held"
+    )
     held_recheck_s: float = Field(3_600, gt=0, description="longest wait before a held reading gets its second one")
     plan_ahead_s: float = Field(5, gt=0, description="seconds of a platform's allowance kept queued")
     worker_concurrency: int = Field(4, ge=1, description="calls one worker process makes at a time")
@@ -226,16 +230,20 @@ class Settings(BaseSettings):
 
 
 def load_settings(
-    environ: Mapping[str, str] | None = None, env_files: Sequence[Path] = (Path(EMBEDDED_ENV), Path(".env"))
+    environ: Mapping[str, str] | None = None,
+    env_files: Sequence[Path] = (Path(EMBEDDED_ENV), Path(".env")),
+    *,
+    fallback: Mapping[str, str] = {},
 ) -> Settings:
     """Return the settings of this process. The environment outranks the files, a later file an earlier one.
 
-    Raises SettingsError with every fault at once.
+    `fallback` holds what is taken where nothing is set. Raises SettingsError with every fault at once.
     """
     filed = {name: value for file in env_files for name, value in dotenv_values(file).items() if value}
     found = filed | dict(os.environ if environ is None else environ)
     # Other programs read these in lower case.
     found = {name.upper(): found[name] for name in ("https_proxy", "no_proxy") if name in found} | found
+    found |= {name: value for name, value in fallback.items() if not found.get(name)}
     declared = _declared() | {name for name in found if _is_further(name)}
     faults = _incomplete_sets(found)
     faults += [
