@@ -1,4 +1,4 @@
-"""What Meta's Graph APIs have in common: the token's header, the errors, and when to come back.
+"""What Meta's Graph APIs have in common: the token's header, the errors, when to come back, what a post shows.
 
 Source: https://developers.facebook.com/docs/graph-api/guides/error-handling
 """
@@ -11,7 +11,7 @@ from pipeline.errors import NotAllowed, PlatformDown, RateLimited, ScrapeError
 from pipeline.platforms import Client
 from pipeline.records import Page
 from workers.node import Node
-from workers.platforms.base import Base
+from workers.platforms.base import Base, PostType
 from workers.reset import LONGEST_WAIT
 
 _BAD_TOKEN = 190
@@ -27,6 +27,8 @@ _PERMISSIONS = {10, *range(200, 300)}
 _DEFAULT_WAIT = timedelta(hours=1)
 _MINUTES = re.compile(r'"estimated_time_to_regain_access"\s*:\s*(\d{1,6})')
 
+_POST_TYPES: Mapping[str, PostType] = {"IMAGE": "image", "CAROUSEL_ALBUM": "image", "VIDEO": "video"}
+
 
 class Graph(Base):
     """A platform behind a Graph API. The first of its `needs` is the access token."""
@@ -35,11 +37,11 @@ class Graph(Base):
         return {"Authorization": f"Bearer {http.credential(self.needs[0])}"}
 
     def error(self, page: Page) -> Node:
-        """Return the error of a page: one with a `code`, else an empty one."""
+        """Return the error that a page holds, an empty one when it holds none."""
         return Node(self.name, page.body).node("error")
 
     def explain(self, page: Page) -> ScrapeError | None:
-        """Read what any call may be told. A lacking permission and what concerns one account is left to the others."""
+        """Read what any call may be told. A lacking permission and what concerns one account is left to each platform."""
         error = self.error(page)
         code = error.count("code")
         # First the limits: they call themselves transient as well.
@@ -70,3 +72,8 @@ def regain_at(headers: Mapping[str, str], now: datetime) -> datetime:
     minutes = map(int, _MINUTES.findall(headers.get("x-business-use-case-usage", "")))
     wait = timedelta(minutes=max(minutes, default=0)) or _DEFAULT_WAIT
     return now + min(wait, LONGEST_WAIT)
+
+
+def media_type(post: Node) -> PostType:
+    """Return what a post of Instagram or Threads shows."""
+    return _POST_TYPES.get(post.text("media_type") or "", "post")

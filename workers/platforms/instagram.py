@@ -13,13 +13,12 @@ from pipeline.errors import Gone, NotAllowed, ScrapeError
 from pipeline.platforms import Call, Client, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Node
-from workers.platforms.base import PostType, gone, newest_first
-from workers.platforms.graph import Graph, is_missing, lacks_permission
+from workers.platforms.base import gone, newest_first
+from workers.platforms.graph import Graph, is_missing, lacks_permission, media_type
 
 _OWN_PAGES = "accounts|direct|explore|p|reel|reels|stories|tv"
 _FIELDS = "id,username,name,biography,profile_picture_url,followers_count,follows_count,media_count"
 _POST_FIELDS = "id,caption,media_type,permalink,timestamp,like_count,comments_count,view_count"
-_POST_TYPES: Mapping[str, PostType] = {"IMAGE": "image", "CAROUSEL_ALBUM": "image", "VIDEO": "video"}
 
 _NO_SUCH_USER = 110
 _NOT_FOUND = "not found by this name: renamed, deleted, personal or age-restricted"
@@ -120,7 +119,7 @@ def _post(post: Node) -> Post:
         post_id=post.need_text("id"),
         url=post.need_text("permalink"),
         published_at=post.time("timestamp"),
-        post_type=_POST_TYPES.get(post.text("media_type") or "", "post"),
+        post_type=media_type(post),
         text=post.text("caption") or "",
         likes=post.count("like_count"),  # left out where the owner hides it
         comments=post.count("comments_count"),

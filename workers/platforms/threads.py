@@ -10,13 +10,12 @@ from pipeline.errors import Gone, NotAllowed, ScrapeError
 from pipeline.platforms import Call, Client, NotOffered, Quota, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Node
-from workers.platforms.base import PostType, newest_first
-from workers.platforms.graph import Graph, is_missing, lacks_permission
+from workers.platforms.base import newest_first
+from workers.platforms.graph import Graph, is_missing, lacks_permission, media_type
 
 _FIELDS = "username,name,profile_picture_url,biography,is_verified,follower_count"
 _POST_FIELDS = "id,text,timestamp,permalink,media_type,is_quote_post"
 _REPOST = "REPOST_FACADE"
-_POST_TYPES: Mapping[str, PostType] = {"IMAGE": "image", "CAROUSEL_ALBUM": "image", "VIDEO": "video"}
 
 _NOT_FOUND = "not found by this name: renamed, deleted, private or with fewer than 100 followers"
 _NO_PERMISSION = "the app of THREADS_ACCESS_TOKEN needs advanced access to threads_profile_discovery"
@@ -85,11 +84,10 @@ def _profile(account: Account, found: Node) -> Profile:
 
 
 def _post(post: Node) -> Post:
-    media = _POST_TYPES.get(post.text("media_type") or "", "post")
     return Post(
         post_id=post.need_text("id"),
         url=post.need_text("permalink"),
         published_at=post.time("timestamp"),
-        post_type="quote" if post.flag("is_quote_post") else media,
+        post_type="quote" if post.flag("is_quote_post") else media_type(post),
         text=post.text("text") or "",
     )
