@@ -28,13 +28,13 @@ class Bluesky:
     def __init__(self, world: World) -> None:
         self._world = world
         self.routes = (
-            Route("getProfiles", re.compile(r"/app\.bsky\.actor\.getProfiles"), self.profiles),
+            Route("getProfiles", re.compile(r"/app\.bsky\.actor\.getProfiles"), self.profiles, batch="actors"),
             Route("getProfile", re.compile(r"/app\.bsky\.actor\.getProfile"), self.profile),
             Route("getAuthorFeed", re.compile(r"/app\.bsky\.feed\.getAuthorFeed"), self.author_feed),
         )
 
-    def check_credential(self, request: Request) -> None:
-        """Everything here is public."""
+    def check_credential(self, request: Request) -> str:
+        return ""  # everything here is public
 
     def limit(self, endpoint: str, request: Request) -> tuple[str, Limit]:
         return "all", Limit(3000, 300)

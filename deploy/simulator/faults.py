@@ -1,25 +1,42 @@
 """Misbehaviour on request: what the next answers of a platform suffer on their way."""
 
+import re
 from collections import deque
-from typing import Literal, NamedTuple
+from email.utils import formatdate
+from math import ceil
+from time import time
+from typing import Literal, NamedTuple, Self, get_args
 
 from deploy.simulator.site import Answer
 
-FaultKind = Literal["latency", "status", "truncated", "html", "empty", "dropped"]
+FaultKind = Literal["latency", "status", "truncated", "html", "empty", "dropped", "retry_after", "retry_date"]
+LARGEST_VALUE = 999
 
 _PAGE = "<!DOCTYPE html><html><head><title>Maintenance</title></head><body>We'll be back soon.</body></html>"
 
 
 class Fault(NamedTuple):
-    """`value` is the seconds of `latency` (1) and the status of `status` (503) and `html` (200)."""
+    """`value` is the seconds of `latency`, `retry_after` and `retry_date` (1) and the status of `status` (503) and `html` (200)."""
 
     kind: FaultKind
     value: float | None = None
 
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read a fault as a header says it: `dropped`, `status=502`. Raises ValueError for anything else."""
+        kind, _, value = text.strip().partition("=")
+        if kind not in get_args(FaultKind) or not re.fullmatch(r"([0-9]{1,3}(\.[0-9]{1,6})?)?", value):
+            raise ValueError(
+                f"no fault {text!r}: write a kind, or kind=value; known are {', '.join(get_args(FaultKind))}"
+            )
+        return cls(kind, float(value) if value else None)  # type: ignore[arg-type]  # it's one of the kinds
+
     @property
     def latency_s(self) -> float:
-        if self.kind != "latency":
-            return 0.0
+        return self._seconds if self.kind == "latency" else 0.0
+
+    @property
+    def _seconds(self) -> float:
         return 1.0 if self.value is None else self.value
 
     def spoil(self, answer: Answer) -> Answer:
@@ -31,7 +48,14 @@ class Fault(NamedTuple):
             return Answer(int(self.value or 200), _PAGE)
         if self.kind == "empty":
             return Answer(200, "")
+        if self.kind in ("retry_after", "retry_date"):
+            return Answer(429, {"error": "Too many requests", "status": 429}, {"Retry-After": self._retry_after()})
         return answer
+
+    def _retry_after(self) -> str:
+        """Return when to come back: in seconds to go, or as an HTTP date."""
+        seconds = ceil(self._seconds)
+        return str(seconds) if self.kind == "retry_after" else formatdate(time() + seconds, usegmt=True)
 
 
 class Faults:

@@ -7,7 +7,7 @@ from typing import Any
 
 from deploy.simulator.limits import Allowance, Limit
 from deploy.simulator.names import DOTTED, first_name, is_marked, present_name
-from deploy.simulator.site import Answer, Refused, Request, Route, amount, bearer
+from deploy.simulator.site import EXPIRED, Answer, Refused, Request, Route, amount, bearer
 from deploy.simulator.world import Account, Post, Snowflake, World, iso
 
 _HOST = r"/([a-z0-9.-]+(?::[0-9]+)?)"
@@ -30,7 +30,7 @@ class Mastodon:
         self._world = world
         self.routes: tuple[Route, ...] = (
             *self._routes_below(_HOST),
-            Route("accounts", re.compile(rf"{_HOST}/api/v1/accounts"), self.accounts),
+            Route("accounts", re.compile(rf"{_HOST}/api/v1/accounts"), self.accounts, batch="id[]"),
         )
 
     def _routes_below(self, base: str) -> tuple[Route, ...]:
@@ -40,9 +40,11 @@ class Mastodon:
             Route("accounts/:id/statuses", re.compile(rf"{base}/api/v1/accounts/({_ID})/statuses"), self.statuses),
         )
 
-    def check_credential(self, request: Request) -> None:
-        if bearer(request) == "expired":
+    def check_credential(self, request: Request) -> str:
+        token = bearer(request) or ""
+        if token == EXPIRED:
             raise Refused(_error(401, "The access token is invalid"))
+        return token
 
     def limit(self, endpoint: str, request: Request) -> tuple[str, Limit]:
         return request.path.split("/")[1], Limit(300, 300, on_the_clock=True)

@@ -10,22 +10,23 @@ HANDLE = r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z](?:[a-z0-9-]*[a-z0-9])?"
 
 _CHANNEL_BITS = 132  # 22 characters of base64
 _CHANNEL_NAME = 22  # longer names don't fit, and a foreign id is taken for a name only once in 80,000
+_SPARSE = 997  # a number that was made elsewhere is taken for a name only once in 997
 _SCATTER = 0x9E3779B97F4A7C15F39CC0605CEDC834B  # odd, so that multiplying with it can be undone
 
 
 def is_marked(name: str, outcome: str) -> bool:
-    """Say whether a name provokes an outcome: `demo_missing` and `demo-missing.example` are `missing`."""
-    return f"_{outcome}" in name.replace("-", "_")
+    """Say whether a name provokes an outcome: `demo_missing`, `demo.missing` and `demo-missing.example` are `missing`."""
+    return f"_{outcome}" in re.sub("[-.]", "_", name)
 
 
 def first_name(name: str) -> str:
     """Return the name that an account began with, in lower case: its id is made from it."""
-    return re.sub(r"([-_])moved", r"\1renamed", name.lower())
+    return re.sub(r"([-_.])moved", r"\1renamed", name.lower())
 
 
 def present_name(name: str) -> str:
     """Return the name that an account has today: `we_renamed` is `we_moved` when asked for by id."""
-    return re.sub(r"([-_])renamed", r"\1moved", name)
+    return re.sub(r"([-_.])renamed", r"\1moved", name)
 
 
 class Numbering:
@@ -52,6 +53,19 @@ class Numbering:
 
 WORDS = Numbering("abcdefghijklmnopqrstuvwxyz0123456789_")
 DOTTED = Numbering("abcdefghijklmnopqrstuvwxyz0123456789_.-")
+SHORT = Numbering("0123456789abcdefghijklmnopqrstuvwxyz")
+"""Numbers in few letters (Reddit): here the letters are made from the number."""
+
+
+def numeric_id(name: str) -> str:
+    """Return an id of digits only. Real ones are shorter, but a name has to be read back from this one."""
+    return str(DOTTED.number(name) * _SPARSE)
+
+
+def name_of_number(digits: str) -> str:
+    """Return the name that an id was made from, empty if it was made elsewhere."""
+    number, rest = divmod(int(digits), _SPARSE)
+    return "" if rest else DOTTED.name(number)
 
 
 def channel_id(name: str) -> str:

@@ -97,14 +97,16 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # head and body leave together
 
     def do_GET(self) -> None:
-        if self._body() is not None:
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            self._send(*self.server.simulation.get(self.path, headers))
+        self._serve()
 
     def do_POST(self) -> None:
+        self._serve()
+
+    def _serve(self) -> None:
         body = self._body()
         if body is not None:
-            self._send(self.server.simulation.post(self.path, body))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            self._send(*self.server.simulation.answer(self.command, self.path, headers, body))
 
     def _body(self) -> bytes | None:
         """Return the request's body; None if it can't be read, which is answered here."""
@@ -148,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(Answer(code, {"error": message or _phrase(code)}))
 
     def log_message(self, format: str, *args: object) -> None:
-        """Write no line per request: /_simulator/state counts them."""
+        """Write no line per request: /_simulator/ counts them."""
 
 
 def _phrase(status: int) -> str:

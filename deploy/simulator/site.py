@@ -4,16 +4,23 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import parse_qsl
 
 from deploy.simulator.limits import Allowance, Limit
 
+EXPIRED = "expired"
+UNAPPROVED = "unapproved"
+"""Credentials that a platform refuses in its own way: as no longer valid, and as one that may not ask for this."""
+
 
 class Request(NamedTuple):
-    """A GET request below a platform's base URL, with header names in lower case. `at` is the world's time."""
+    """A request below a platform's base URL, with header names in lower case. `at` is the world's time."""
 
+    method: str
     path: str
     query: Mapping[str, Sequence[str]]
     headers: Mapping[str, str]
+    body: bytes
     at: datetime
     base_url: str
 
@@ -24,6 +31,10 @@ class Request(NamedTuple):
     def listed(self, name: str) -> list[str]:
         """Return the values of a parameter that is written as a comma-separated list, each once."""
         return list(dict.fromkeys(filter(None, self.first(name).split(","))))
+
+    def form(self) -> Mapping[str, str]:
+        """Return the fields of a form in the body."""
+        return dict(parse_qsl(self.body.decode("utf-8", "replace"), keep_blank_values=True))
 
 
 class Answer(NamedTuple):
@@ -47,6 +58,20 @@ class Route(NamedTuple):
     endpoint: str
     pattern: re.Pattern[str]
     answer: Callable[..., Answer]
+    method: str = "GET"
+    where: tuple[str, str] | None = None
+    """A parameter that must have this value (Flickr names its calls so)."""
+    batch: str = ""
+    """The parameter that lists what is asked for, where a request carries many."""
+
+    def match(self, request: Request) -> re.Match[str] | None:
+        if request.method != self.method or (self.where and request.first(self.where[0]) != self.where[1]):
+            return None
+        return self.pattern.fullmatch(request.path)
+
+    def size(self, request: Request) -> int:
+        """Return how many accounts (or videos) a request carries."""
+        return sum(len(value.split(",")) for value in request.query.get(self.batch, ())) or 1
 
 
 class Site(Protocol):
@@ -58,11 +83,14 @@ class Site(Protocol):
     @property
     def routes(self) -> Sequence[Route]: ...
 
-    def check_credential(self, request: Request) -> None:
-        """Raise Refused for a credential that is missing or no longer valid."""
+    def check_credential(self, request: Request) -> str:
+        """Return the credential whose allowance a request uses, empty where the platform needs none.
 
-    def limit(self, endpoint: str, request: Request) -> tuple[str, Limit]:
-        """Return the bucket that a request draws from, and the limit that is published for it."""
+        Raises Refused for one that is missing, no longer valid or not allowed to ask.
+        """
+
+    def limit(self, endpoint: str, request: Request) -> tuple[str, Limit] | None:
+        """Return the bucket that a request draws from and the limit that is published for it, None if there is none."""
 
     def limit_headers(self, allowance: Allowance) -> Mapping[str, str]: ...
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from deploy.simulator.limits import Allowance, Limit
 from deploy.simulator.names import WORDS, first_name, is_marked, present_name
-from deploy.simulator.site import Answer, Refused, Request, Route, amount, bearer
+from deploy.simulator.site import EXPIRED, UNAPPROVED, Answer, Refused, Request, Route, amount, bearer
 from deploy.simulator.world import Account, Post, Snowflake, World, iso
 
 _PROBLEMS = "https://api.twitter.com/2/problems"
@@ -51,14 +51,19 @@ class X:
     def __init__(self, world: World) -> None:
         self._world = world
         self.routes = (
-            Route("users/by", re.compile(r"/2/users/by"), self.users_by_name),
-            Route("users", re.compile(r"/2/users"), self.users_by_id),
+            Route("users/by", re.compile(r"/2/users/by"), self.users_by_name, batch="usernames"),
+            Route("users", re.compile(r"/2/users"), self.users_by_id, batch="ids"),
             Route("users/:id/tweets", re.compile(rf"/2/users/({_ID})/tweets"), self.posts),
         )
 
-    def check_credential(self, request: Request) -> None:
-        if bearer(request) in (None, "expired"):
+    def check_credential(self, request: Request) -> str:
+        token = bearer(request)
+        if token in (None, EXPIRED):
             raise Refused(_problem(401, "Unauthorized", "Unauthorized"))
+        if token == UNAPPROVED:
+            detail = "This app has not been enrolled: it may not use this endpoint."
+            raise Refused(_problem(403, "Client Forbidden", detail, f"{_PROBLEMS}/client-forbidden"))
+        return str(token)
 
     def limit(self, endpoint: str, request: Request) -> tuple[str, Limit]:
         return endpoint, Limit(10_000 if endpoint == "users/:id/tweets" else 300, 900)
@@ -247,8 +252,8 @@ def _named(item: dict[str, Any], request: Request, asked: Asked) -> dict[str, An
     return {_RENAMED.get(name, name): value for name, value in item.items()}
 
 
-def _problem(status: int, title: str, detail: str) -> Answer:
-    return Answer(status, {"title": title, "detail": detail, "type": "about:blank", "status": status})
+def _problem(status: int, title: str, detail: str, problem: str = "about:blank") -> Answer:
+    return Answer(status, {"title": title, "detail": detail, "type": problem, "status": status})
 
 
 def _invalid(parameter: str, value: str, fault: str) -> Refused:

@@ -12,7 +12,7 @@ from typing import Any
 
 from deploy.simulator.limits import Allowance, Limit
 from deploy.simulator.names import channel_id, first_name, is_marked, name_of_channel, present_name
-from deploy.simulator.site import Answer, Refused, Request, Route, amount
+from deploy.simulator.site import EXPIRED, UNAPPROVED, Answer, Refused, Request, Route, amount
 from deploy.simulator.world import Account, Post, World, iso
 
 _CHANNEL = r"UC[A-Za-z0-9_-]{22}"
@@ -29,19 +29,25 @@ class YouTube:
         self._world = world
         self._videos = ListedVideos()
         self.routes = (
-            Route("channels", re.compile(r"/channels"), self.channels),
+            Route("channels", re.compile(r"/channels"), self.channels, batch="id"),
             Route("playlistItems", re.compile(r"/playlistItems"), self.playlist_items),
-            Route("videos", re.compile(r"/videos"), self.videos),
+            Route("videos", re.compile(r"/videos"), self.videos, batch="id"),
         )
 
-    def check_credential(self, request: Request) -> None:
+    def check_credential(self, request: Request) -> str:
         key = request.headers.get("x-goog-api-key") or request.first("key")
         if not key:
             message = "Method doesn't allow unregistered callers. Please use API Key."
             raise Refused(_error(403, "forbidden", message, domain="global", status="PERMISSION_DENIED"))
-        if key == "expired":
+        if key == EXPIRED:
             message = "API key expired. Please renew the API key."
             raise Refused(_error(400, "keyInvalid", message, domain="usageLimits"))
+        if key == UNAPPROVED:
+            message = "YouTube Data API v3 has not been used in this project before or it is disabled."
+            raise Refused(
+                _error(403, "accessNotConfigured", message, domain="usageLimits", status="PERMISSION_DENIED")
+            )
+        return key
 
     def limit(self, endpoint: str, request: Request) -> tuple[str, Limit]:
         return "units", _UNITS  # every list call costs one unit

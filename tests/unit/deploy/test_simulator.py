@@ -8,58 +8,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-import urllib3
 from urllib3.exceptions import ProtocolError
 
 from deploy.simulator.names import DOTTED, WORDS, channel_id, did
 from deploy.simulator.server import Simulator
+from tests.unit.deploy.asker import Asker
 
-TOKEN = {"Authorization": "Bearer any"}
-KEY = {"X-Goog-Api-Key": "any"}
 SOCIAL = "/mastodon/social.example/api/v1"
 TRUTH = "/truthsocial/api/v1"
-
-
-class Asker:
-    """A client of one simulator, over one kept-alive connection."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.pool = urllib3.PoolManager(retries=False, timeout=10)
-
-    def ask(self, path: str, headers: dict[str, str] = TOKEN | KEY) -> urllib3.BaseHTTPResponse:
-        return self.pool.request("GET", self.url + path, headers=headers)
-
-    def get(self, path: str, status: int = 200) -> Any:
-        answer = self.ask(path)
-        assert answer.status == status, answer.data
-        return answer.json()
-
-    def order(self, control: str, status: int = 200, **order: object) -> Any:
-        answer = self.pool.request("POST", f"{self.url}/_simulator/{control}", body=json.dumps(order))
-        assert answer.status == status, answer.data
-        return answer.json()
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator(port=0) as running:
-        yield running
-
-
-@pytest.fixture
-def asker(simulator: Simulator) -> Iterator[Asker]:
-    """Return a client of a simulator that remembers nothing of other tests."""
-    asker = Asker(simulator.url)
-    asker.order("reset")
-    yield asker
-    asker.pool.clear()
 
 
 # --- X
@@ -322,7 +283,7 @@ def test_youtube_wants_a_key_in_header_or_query(asker: Asker) -> None:
 def test_youtube_gives_10000_units_until_midnight_in_california(asker: Asker) -> None:
     path = "/youtube/channels?part=id&forHandle=@we"
     assert not [name for name in asker.ask(path).headers if "rate" in name.lower()]
-    units = asker.get("/_simulator/state")["limits"]["youtube"]["units"]
+    [units] = asker.get("/_simulator/state")["limits"]["youtube"].values()
     assert (units["limit"], units["remaining"]) == (10_000, 9_999)
     resets_at = datetime.fromisoformat(units["resets_at"])
     assert resets_at.astimezone(ZoneInfo("America/Los_Angeles")).strftime("%H:%M") == "00:00"
@@ -713,7 +674,7 @@ def test_garbage_gets_an_answer_and_never_a_traceback(
         (b"POST /_simulator/reset HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n", 413),
         (b"POST /_simulator/reset HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
         (b"POST /_simulator/faults HTTP/1.1\r\nContent-Length: 3\r\n\r\n\xff{]", 400),
-        (b"POST /x/2/users/by HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", 404),
+        (b"POST /nowhere/2/users/by HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", 404),
     ],
 )
 def test_broken_requests_are_answered_in_json(
