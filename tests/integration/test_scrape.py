@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 from redis import Redis
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from db import claims, pauses
 from db.engine import Engine, reading, transaction
@@ -35,6 +36,7 @@ class Harbour(Bluesky):
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self.asked: list[list[str]] = []
+        self.followers = 5
 
     def fetch_profiles(self, accounts: Sequence[Account], http: Any) -> Page:
         self.asked.append([account.handle for account in accounts])
@@ -48,7 +50,7 @@ class Harbour(Bluesky):
                 account_key=account.account_key,
                 external_id=f"id-{account.handle}",
                 handle=account.handle,
-                followers=5,
+                followers=self.followers,
             )
 
 
@@ -243,3 +245,20 @@ def test_a_second_delivery_and_an_unknown_job_find_nothing_to_do(room: Callable[
     run_job(str(uuid.uuid4()), found.deps, "1")
 
     assert len(found.platform.asked) == 1
+
+
+def test_a_reading_is_held_by_the_bounds_of_the_settings(room: Callable[..., Room]) -> None:
+    found = room()
+    bounds = {"held_drop_pct": 10, "held_recheck_s": 60}
+    found.deps = structs.replace(found.deps, settings=found.deps.settings.model_copy(update=bounds))
+    for followers in (5_000, 4_500):
+        found.platform.followers = followers
+        found.run(found.claim(1))
+        with transaction(found.engine) as conn:
+            state = conn.execute(select(scrape_state).where(scrape_state.c.subject == "profile")).one()
+            conn.execute(update(scrape_state).values(next_due_at=datetime.now(UTC)))
+
+    assert state.next_due_at - state.last_success_at == timedelta(minutes=1)
+    with reading(found.engine) as conn:
+        row = conn.execute(select(account_latest)).one()
+    assert (row.followers, row.held_followers) == (5_000, 4_500)

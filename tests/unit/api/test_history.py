@@ -54,6 +54,15 @@ def test_a_week_or_month_is_its_last_reading_and_no_sum() -> None:
     assert followers([day(0, 10)], "week") == {"02-25": 10, "03-02": None, "03-09": None}
 
 
+def test_a_held_day_is_no_reading_of_its_week_and_a_gap_with_its_reason() -> None:
+    held = Day(FIRST + timedelta(days=1), None, None, None, None, is_held=True)
+    days = [day(0, 10), held, *(day(n, 30) for n in range(2, 14))]
+    assert followers([day(0, 10), held], "week") == {"02-25": 10, "03-02": None, "03-09": None}
+    assert gaps(days, FIRST, LAST, (FIRST, LAST), ACCOUNT) == [
+        Gap(held.snapshot_date, held.snapshot_date, "held: a suspicious reading that no second one has confirmed")
+    ]
+
+
 def test_a_gap_says_what_is_known_of_it() -> None:
     days = [day(n, 1) for n in (3, 4, 7, 8)]
     known = (days[0].snapshot_date, days[-1].snapshot_date)
