@@ -91,6 +91,16 @@ class Node:
         except (ValueError, OverflowError) as exc:
             raise self.bad(name) from exc
 
+    def epoch(self, name: str) -> datetime:
+        """Return a time that must be there, written as seconds since 1970: a number, or one in a string."""
+        found = self._fields.get(name)
+        if isinstance(found, bool) or not isinstance(found, str | int | float):
+            raise self.bad(name)
+        try:
+            return datetime.fromtimestamp(float(found), UTC)
+        except (ValueError, OverflowError, OSError) as exc:
+            raise self.bad(name) from exc
+
     def bad(self, name: str) -> BadPage:
         """Return the error that says that this field isn't as documented."""
         return BadPage(self._platform, self._at(name))

@@ -59,7 +59,7 @@ NAMED = [
     ("linkedin.com/showcase/10000001", "linkedin", "10000001", "10000001", None),
     ("linkedin.com/company/3m", "linkedin", "3m", None, None),
     ("uk.linkedin.com/school/river-school", "linkedin", "river-school", None, None),
-    ("reddit.com/r/rivers", "reddit", "rivers", None, None),
+    ("reddit.com/r/rivers", "reddit", "r/rivers", None, None),
     ("old.reddit.com/u/river-office", "reddit", "river-office", None, None),
     ("reddit.com/user/river_office", "reddit", "river_office", None, None),
     ("flickr.com/photos/riveroffice", "flickr", "riveroffice", None, None),

@@ -58,6 +58,17 @@ def test_a_time_that_is_none_is_an_error_with_its_path(said: object) -> None:
         node(at=said).time("at")
 
 
+@pytest.mark.parametrize("said", [1772452800, 1772452800.0, "1772452800"])
+def test_seconds_since_1970_are_a_time_as_a_number_and_in_a_string(said: object) -> None:
+    assert node(at=said).epoch("at") == datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("said", [None, "", "today", True, [], 1e300, float("nan"), float("inf"), "2026-03-02"])
+def test_seconds_that_are_none_are_an_error_with_their_path(said: object) -> None:
+    with pytest.raises(BadPage, match=r"data\[1\]\.at$"):
+        node(at=said).epoch("at")
+
+
 def test_an_object_that_is_missing_is_named_by_the_first_field_needed_in_it() -> None:
     for body in (None, [], "text", {"user": None}, {"user": []}):
         with pytest.raises(BadPage, match=r"^not as documented: user\.metrics\.followers$"):
