@@ -15,12 +15,12 @@ import click
 from db import claims, keys, migrate, overview, pauses, reads, tags, writes
 from db.engine import Connection, reading, transaction
 from db.standing import Status
-from pipeline import accounts, doctor, platforms
+from pipeline import accounts, doctor, platforms, terms
 from pipeline.account_file import NotAList
 from pipeline.asking import enqueue
 from pipeline.command import Misuse, PlatformName, Rollcall, as_json_option, opened, purge
 from pipeline.settings import Settings
-from pipeline.terminal import moment, note, show_json, show_table
+from pipeline.terminal import duration, moment, note, show_json, show_table
 
 COMMANDS = "rollcall.commands"
 """The entry points of commands that stand in other packages: those above this one aren't imported here."""
@@ -137,6 +137,36 @@ def status(as_json: bool) -> None:
     )
 
 
+@main.command("platforms")
+@as_json_option
+def platforms_command(as_json: bool) -> None:
+    """Say what each platform wants and gives: credentials, numbers, limits, and what a day of the list takes."""
+    with opened() as (settings, engine), reading(engine) as conn:
+        found = [
+            terms.terms(platform, overview.active_candidates(conn, platform=platform.name), settings)
+            for platform in platforms.load().values()
+        ]
+    if as_json:
+        show_json(found)
+        return
+    show_table(
+        ("platform", "reading", "credentials"),
+        ((t.platform, t.why_not or "ready", _credentials(t)) for t in found),
+    )
+    show_table(
+        ("platform", "call", "limit", "accounts a call", "accounts", "calls a day", "costs a day"),
+        (
+            (t.platform, c.kind, _limit(c, t), c.batch, c.accounts, c.calls_a_day, f"${c.usd_a_day:.2f}")
+            for t in found
+            for c in t.calls
+        ),
+    )
+    show_table(
+        ("platform", "not offered", "why"),
+        ((t.platform, name, reason) for t in found for name, reason in t.not_offered.items()),
+    )
+
+
 @main.command("doctor")
 @as_json_option
 def doctor_command(as_json: bool) -> None:
@@ -233,6 +263,19 @@ def upgrade() -> None:
     with opened() as (settings, _):
         migrate.upgrade(settings.database_url.get_secret_value())
     note("The schema is the newest.")
+
+
+def _credentials(found: terms.Terms) -> str:
+    """Name a platform's credentials, with whether they are set."""
+    needed = [f"{name} {'set' if is_set else 'missing'}" for name, is_set in found.needs.items()]
+    alone = [f"or {name} {'set' if is_set else 'missing'}" for name, is_set in found.instead.items()]
+    helping = [f"{name} {'set' if is_set else 'not set'} (optional)" for name, is_set in found.uses.items()]
+    return ", ".join([*needed, *alone, *helping]) or "none needed"
+
+
+def _limit(call: terms.CallTerms, found: terms.Terms) -> str:
+    quota = f", {found.quota_a_day:,} a day for all calls" if found.quota_a_day else ""
+    return f"{call.limit.calls:,} per {duration(call.limit.period_s)}{quota}"
 
 
 def _verdict_cells(row: accounts.Verdict) -> tuple[object, ...]:

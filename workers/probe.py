@@ -34,6 +34,7 @@ _LONGEST_WAIT_S = 5.0
 _REDIS_WAIT_S = 2.0
 _KEY = 1  # of the one account of a call
 _LEAST_SECRET = 8  # a shorter value is a choice, such as a version
+_COUNTS = ("followers", "following", "posts")
 _HIDDEN_HEADERS = ("set-cookie",)
 
 
@@ -230,8 +231,10 @@ def _lines(probed: Probed) -> Iterator[tuple[str, object]]:
     yield "source", probed.source
     if probed.call:
         yield "call", probed.call
-    if probed.reading:
-        told = structs.asdict(probed.reading)
-        yield from ((name, value) for name, value in told.items() if name != "account_key" and value is not None)
+    for name, value in structs.asdict(probed.reading).items() if probed.reading else ():
+        if value is None and name in _COUNTS and name not in probed.not_offered:
+            yield name, "not told"
+        elif value is not None and name != "account_key":
+            yield name, value
     for name, reason in probed.not_offered.items():
         yield name, f"not offered: {reason}"
