@@ -116,11 +116,11 @@ class Facebook(Graph):
 
 def _asked(value: str) -> Asked:
     """Read a name or an id: Graph takes whatever has nothing but digits for an id."""
-    if value.isascii() and value.isdigit():
+    if re.fullmatch(r"[0-9]{1,90}", value):
         return Asked(value, value, present_name(name_of_number(value)))
     name = value.lower()
     if not re.fullmatch(r"[a-z0-9._-]{1,50}", name):
-        return Asked(value, "", "a_missing")
+        return Asked(value, "", "impossible_missing")
     return Asked(value, numeric_id(first_name(name)), name)
 
 

@@ -11,6 +11,7 @@ from deploy.simulator.site import Answer
 
 FaultKind = Literal["latency", "status", "truncated", "html", "empty", "dropped", "retry_after", "retry_date"]
 LARGEST_VALUE = 999
+_KINDS: tuple[str, ...] = get_args(FaultKind)
 
 _PAGE = "<!DOCTYPE html><html><head><title>Maintenance</title></head><body>We'll be back soon.</body></html>"
 
@@ -24,12 +25,10 @@ class Fault(NamedTuple):
     @classmethod
     def read(cls, text: str) -> Self:
         """Read a fault as a header says it: `dropped`, `status=502`. Raises ValueError for anything else."""
-        kind, _, value = text.strip().partition("=")
-        if kind not in get_args(FaultKind) or not re.fullmatch(r"([0-9]{1,3}(\.[0-9]{1,6})?)?", value):
-            raise ValueError(
-                f"no fault {text!r}: write a kind, or kind=value; known are {', '.join(get_args(FaultKind))}"
-            )
-        return cls(kind, float(value) if value else None)  # type: ignore[arg-type]  # it's one of the kinds
+        match = re.fullmatch(r"(\w+)(?:=([0-9]{1,3}(?:\.[0-9]{1,6})?))?", text)
+        if match is None or match[1] not in _KINDS:
+            raise ValueError(f"no fault {text!r}: write a kind, or kind=value; known are {', '.join(_KINDS)}")
+        return cls(match[1], float(match[2]) if match[2] else None)  # type: ignore[arg-type]  # one of the kinds
 
     @property
     def latency_s(self) -> float:

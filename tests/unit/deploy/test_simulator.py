@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -17,7 +18,7 @@ from urllib3.exceptions import ProtocolError
 
 from deploy.simulator.names import DOTTED, WORDS, channel_id, did
 from deploy.simulator.server import Simulator
-from tests.unit.deploy.asker import Asker
+from tests.unit.deploy.asker import CREDENTIALS, Asker
 
 SOCIAL = "/mastodon/social.example/api/v1"
 TRUTH = "/truthsocial/api/v1"
@@ -95,6 +96,11 @@ def test_x_shows_a_protected_user_with_counts_but_without_posts(asker: Asker) ->
 def test_x_wants_a_bearer_token(asker: Asker, headers: dict[str, str]) -> None:
     answer = asker.ask("/x/2/users/by?usernames=newsroom", headers)
     assert (answer.status, answer.json()["title"]) == (401, "Unauthorized")
+
+
+def test_x_refuses_an_app_that_is_not_enrolled(asker: Asker) -> None:
+    body = asker.get("/x/2/users/by?usernames=newsroom", 403, {"Authorization": "Bearer unapproved"})
+    assert body["type"].endswith("/client-forbidden")
 
 
 def test_x_pages_through_the_newest_3200_posts_and_no_further(asker: Asker) -> None:
@@ -278,6 +284,8 @@ def test_youtube_wants_a_key_in_header_or_query(asker: Asker) -> None:
     assert asker.ask(path, {}).status == 403
     expired = asker.ask(path, {"X-Goog-Api-Key": "expired"})
     assert (expired.status, expired.json()["error"]["errors"][0]["reason"]) == (400, "keyInvalid")
+    unapproved = asker.get(path, 403, {"X-Goog-Api-Key": "unapproved"})
+    assert unapproved["error"]["errors"][0]["reason"] == "accessNotConfigured"
 
 
 def test_youtube_gives_10000_units_until_midnight_in_california(asker: Asker) -> None:
@@ -524,6 +532,44 @@ def test_requests_are_counted_by_platform_and_endpoint(asker: Asker) -> None:
     assert requests["youtube"] == {}
 
 
+def test_batches_are_measured_by_what_a_request_carries(asker: Asker) -> None:
+    asker.get("/x/2/users/by?usernames=office,press,news")
+    asker.get("/x/2/users/by?usernames=office")
+    asker.get("/bluesky/app.bsky.actor.getProfiles?actors=a.gov&actors=b.gov")
+    asker.get(f"{SOCIAL}/accounts?id[]=1&id%5B%5D=2&id[]=3")
+    asker.get(f"{SOCIAL}/accounts/lookup?acct=office")
+    batches = asker.get("/_simulator/state")["batches"]
+    assert batches["x"] == {"users/by": {"mean": 2.0, "largest": 3}}
+    assert batches["bluesky"] == {"getProfiles": {"mean": 2.0, "largest": 2}}
+    assert batches["mastodon"] == {
+        "accounts": {"mean": 3.0, "largest": 3},
+        "accounts/lookup": {"mean": 1.0, "largest": 1},
+    }
+
+
+def test_every_credential_has_an_allowance_of_its_own(asker: Asker) -> None:
+    asker.order("limits", platform="x", limit=1, window_s=600)
+    asked = [asker.ask(NEWSROOM, {"Authorization": f"Bearer {token}"}).status for token in ("one", "two", "one")]
+    assert asked == [200, 200, 429]
+    limits = asker.get("/_simulator/state")["limits"]["x"]
+    assert len(limits) == 2
+    assert not [bucket for bucket in limits if "one" in bucket or "two" in bucket]
+
+
+def test_a_page_lists_what_was_seen(asker: Asker) -> None:
+    asker.order("limits", platform="x", limit=1, window_s=600)
+    asker.get("/x/2/users/by?usernames=office,press,news")
+    asker.get("/x/2/users/by?usernames=office", status=429)
+    asker.get("/mastodon/social.example/api/v1/accounts/lookup?acct=office")
+    answer = asker.ask("/_simulator/")
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    rows = [re.findall("<td>(.*?)</td>", row) for row in answer.data.decode().splitlines()]
+    assert ["x", "users/by", "2", "2.0", "3"] in rows
+    assert ["x", "1"] in rows
+    assert ["facebook", "0"] in rows
+    assert ["300", "299"] in [row[2:4] for row in rows if row[1:] and row[1].startswith("social.example")]
+
+
 def test_reset_forgets_counts_limits_faults_and_the_clock(asker: Asker) -> None:
     path = "/x/2/users/by?usernames=newsroom&user.fields=public_metrics"
     fresh = asker.get("/_simulator/state")
@@ -545,6 +591,8 @@ def test_reset_forgets_counts_limits_faults_and_the_clock(asker: Asker) -> None:
         ("faults", {"platform": "x", "kind": "empty", "count": 0}),
         ("clock", {}),
         ("clock", {"offset_s": 1e300}),
+        ("tokens", {"platform": "nowhere"}),
+        ("tokens", {"platform": "reddit", "lasts_s": 0}),
         ("limits", {"platform": "x", "limit": 0, "window_s": 1}),
         ("limits", {"platform": "x", "limit": 1, "window_s": 1, "extra": 1}),
     ],
@@ -564,6 +612,32 @@ def test_faults_hit_the_next_requests_of_their_platform_only(asker: Asker) -> No
     asker.order("faults", platform="x", kind="status", value=502)
     asker.get(f"{SOCIAL}/accounts/lookup?acct=newsroom")
     assert [asker.ask(NEWSROOM).status for _ in range(4)] == [503, 503, 502, 200]
+
+
+def test_a_header_asks_for_a_fault_of_its_own_request_only(asker: Asker) -> None:
+    asker.order("faults", platform="x", kind="html")
+    spoilt = asker.ask(NEWSROOM, CREDENTIALS | {"X-Simulator-Fault": "status=502"})
+    assert spoilt.status == 502
+    assert b"<html>" in asker.ask(NEWSROOM).data
+    asker.get(NEWSROOM)
+    with pytest.raises(ProtocolError, match="closed connection without response"):
+        asker.ask(NEWSROOM, CREDENTIALS | {"X-Simulator-Fault": "dropped"})
+
+
+@pytest.mark.parametrize("fault", ["", "boredom", "status=", "status=-1", "latency=1000", "latency=1e300"])
+def test_a_header_that_names_no_fault_is_refused_with_those_there_are(asker: Asker, fault: str) -> None:
+    body = asker.get(NEWSROOM, 400, CREDENTIALS | {"X-Simulator-Fault": fault})
+    assert "dropped" in body["error"]
+
+
+def test_too_many_requests_can_come_with_seconds_or_with_a_date(asker: Asker) -> None:
+    asker.order("faults", platform="x", kind="retry_after", value=30)
+    asker.order("faults", platform="x", kind="retry_date", value=30)
+    seconds, date = asker.ask(NEWSROOM), asker.ask(NEWSROOM)
+    assert (seconds.status, date.status) == (429, 429)
+    assert seconds.headers["Retry-After"] == "30"
+    wait = parsedate_to_datetime(date.headers["Retry-After"]) - datetime.now(UTC)
+    assert timedelta(seconds=28) <= wait <= timedelta(seconds=31)
 
 
 def test_an_answer_can_be_a_page_of_html(asker: Asker) -> None:
@@ -627,6 +701,8 @@ def test_stopping_waits_neither_for_late_answers_nor_for_idle_clients() -> None:
         "/mastodon/api/v1/accounts/lookup?acct=newsroom",
         "/mastodon/%00/api/v1/accounts/1",
         "/truthsocial/api/v1/accounts/" + "9" * 5000,
+        "/tiktok/v2/research/user/info/",
+        "/linkedin/organizations?q=search",
     ],
 )
 def test_unknown_paths_are_404_in_json(asker: Asker, path: str) -> None:
@@ -653,6 +729,15 @@ def test_unknown_paths_are_404_in_json(asker: Asker, path: str) -> None:
         "/youtube/videos?part=snippet&id=%00",
         "/youtube/channels?part=snippet&id=UC" + "%C3%A9" * 22,
         "/youtube/playlistItems?part=snippet&playlistId=UU" + "%C3%A9" * 22,
+        "/threads/nothing",
+        "/facebook/?ids=" + "9" * 5000,
+        "/facebook/?ids=%E2%98%83,%C2%B2,%D9%A3",
+        "/facebook/" + "9" * 90,
+        "/facebook/office/posts?limit=-1&after=%00",
+        "/instagram/%E2%98%83?fields=business_discovery.username(%E2%98%83){id}",
+        "/threads/profile_lookup?username=%E2%84%AA&fields=a{",
+        "/flickr?method=flickr.people.getInfo&api_key=any&user_id=" + "9" * 5000 + "@N00",
+        "/flickr?method=flickr.urls.lookupUser&api_key=any&url=https://flickr.com/photos/%E2%84%AA%C5%BF/",
     ],
 )
 def test_garbage_gets_an_answer_and_never_a_traceback(

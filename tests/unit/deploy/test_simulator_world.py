@@ -36,6 +36,17 @@ def test_channel_ids_are_read_back_as_the_name_they_were_made_from(name: str) ->
     assert names.name_of_channel(channel) == name
 
 
+@given(st.from_regex(r"[a-z0-9_.-]{1,100}", fullmatch=True))
+def test_ids_of_digits_are_read_back_as_the_name_they_were_made_from(name: str) -> None:
+    digits = names.numeric_id(name)
+    assert digits.isdigit()
+    assert names.name_of_number(digits) == name
+
+
+def test_an_id_of_digits_from_elsewhere_has_no_name() -> None:
+    assert [names.name_of_number(digits) for digits in ("100066204115008", "10897894")] == ["", ""]
+
+
 @pytest.mark.parametrize("name", ["an_office_with_a_very_long_name", "größe", "with space", ""])
 def test_channel_ids_of_other_names_are_repeatable_and_name_nobody(name: str) -> None:
     assert names.channel_id(name) == names.channel_id(name)
@@ -52,15 +63,17 @@ def test_a_did_from_elsewhere_gets_a_handle_of_its_own() -> None:
     assert names.handle_of_did("did:plc:abcdefghijklmnopqrstuvwx") == "abcdefghijkl.bsky.social"
 
 
-def test_outcomes_are_recognised_with_either_sign() -> None:
+def test_outcomes_are_recognised_with_every_sign() -> None:
     assert names.is_marked("office_missing", "missing")
     assert names.is_marked("office-missing.example.org", "missing")
+    assert names.is_marked("office.missing", "missing")
     assert not names.is_marked("missing", "missing")
 
 
 def test_a_renamed_account_has_one_first_name() -> None:
     assert names.first_name("We_Moved") == names.first_name("we_renamed") == "we_renamed"
     assert names.present_name("we-renamed.example.org") == "we-moved.example.org"
+    assert names.present_name(names.first_name("we.moved")) == "we.moved"
 
 
 def test_every_account_of_the_shipped_list_is_an_ordinary_one(project: Path) -> None:
@@ -170,8 +183,27 @@ def test_a_day_in_california_ends_at_midnight_also_when_the_clocks_change(at: st
     assert datetime.fromtimestamp(end, UTC) == datetime.fromisoformat(f"{midnight}+00:00")
 
 
+def test_a_rolling_window_gives_back_each_request_by_itself() -> None:
+    limits, limit = Limits(), Limit(2, 100, rolling=True)
+    taken = [limits.take("facebook", "app", limit, at) for at in (0, 60, 99, 100, 159, 160)]
+    assert [one.granted for one in taken] == [True, True, False, True, False, True]
+    assert [one.wait_s for one in taken] == [100, 40, 1, 60, 1, 40]
+    assert [one.remaining for one in taken] == [1, 0, 0, 0, 0, 0]
+    assert limits.violations == {"facebook": 2}
+
+
 def test_windows_that_ended_are_forgotten() -> None:
     limits, limit = Limits(), Limit(300, 300)
     for number in range(20_000):
         limits.take("mastodon", f"host{number}.example", limit, float(number))
     assert len(list(limits.open_windows(0))) < 2000
+
+
+def test_rolling_windows_that_still_count_are_not_forgotten() -> None:
+    limits, limit = Limits(), Limit(2, 100, rolling=True)
+    for at in (0.0, 90.0):
+        limits.take("facebook", "app", limit, at)
+    for number in range(3000):
+        limits.take("facebook", f"app {number}", Limit(2, 5, rolling=True), 101.0)
+    assert limits.take("facebook", "app", limit, 102.0).remaining == 0
+    assert not limits.take("facebook", "app", limit, 103.0).granted
