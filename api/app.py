@@ -78,10 +78,10 @@ def create_app(settings: Settings, engines: Engines, redis: Redis, enqueue: Enqu
     app.add_route("/api/summary", Summary(cached, engines, known, stale_after_s=stale_after_s))
     app.add_route("/api/accounts", Accounts(cached, engines, known, stale_after_s=stale_after_s))
     app.add_route(
-        "/api/accounts/{platform}/{handle}", OneAccount(cached, engines, known, stale_after_s=stale_after_s)
+        "/api/accounts/{platform}/{handle:path}", OneAccount(cached, engines, known, stale_after_s=stale_after_s)
     )
     app.add_route(
-        "/api/history/{platform}/{handle}", AccountHistory(cached, engines, known, stale_after_s=stale_after_s)
+        "/api/history/{platform}/{handle:path}", AccountHistory(cached, engines, known, stale_after_s=stale_after_s)
     )
     app.add_route("/api/jobs/{job_id}", OneJob(engines, threads))
     app.add_route("/api/refresh", Refresh(engines, threads, enqueue, known, settings))

@@ -148,6 +148,16 @@ def test_an_account_answers_to_any_case_and_to_its_old_handle(api: InProcess, en
     assert api.get("/api/accounts/mastodon/agency").status_code == 404
 
 
+def test_a_handle_with_a_slash_has_its_own_address(api: InProcess, engine: Engine) -> None:
+    with transaction(engine) as conn:
+        keys = {handle: add_account(conn, f"reddit/{handle}") for handle in ("rivers", "r/rivers")}
+    for handle, key in keys.items():
+        assert api.get(f"/api/accounts/reddit/{handle}").json["account_key"] == key
+        assert api.get(f"/api/history/reddit/{handle}").json["account"]["account_key"] == key
+    assert api.get("/api/accounts/reddit/r%2Frivers").json["account_key"] == keys["r/rivers"]
+    assert api.get("/api/accounts/reddit/r/lakes").status_code == 404
+
+
 def test_a_job_tells_what_became_of_each_account(api: InProcess, engine: Engine) -> None:
     now = datetime.now(UTC)
     with transaction(engine) as conn:
