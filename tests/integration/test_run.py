@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def test_it_serves_until_ctrl_c_keeps_its_data_and_says_when_it_runs_already(che
     running = _start(checkout)
     address = _address(running, checkout)
     items = _summary(address)
+
+    victim = _worker(checkout, "x")
+    assert victim is not None
+    victim.kill()
+    _wait(lambda: (found := _worker(checkout, "x")) and found.pid != victim.pid, "a new worker for the one killed")
 
     second = _run(checkout)
     assert second.returncode == 1
@@ -143,6 +149,22 @@ def _address(running: subprocess.Popen[bytes], checkout: Path) -> str:
 def _summary(address: str) -> list[dict[str, Any]]:
     with urllib.request.urlopen(f"{address}api/summary?per_page=1000") as answer:
         return list(json.load(answer)["items"])
+
+
+def _worker(checkout: Path, platform: str) -> psutil.Process | None:
+    """Return the process of a platform's worker (not the shell that honcho starts it by)."""
+    for process in _children_of(checkout):
+        with suppress(psutil.Error):
+            if process.cmdline()[1:] == ["-m", "workers", platform]:
+                return process
+    return None
+
+
+def _wait(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + START_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.1)
 
 
 def _children_of(checkout: Path) -> list[psutil.Process]:
