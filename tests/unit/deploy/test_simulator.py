@@ -1,5 +1,6 @@
 """The simulator over a real socket: documented shapes, limits, outcomes by name, and misbehaviour on request."""
 
+import gc
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -18,6 +20,7 @@ from urllib3.exceptions import ProtocolError
 
 from deploy.simulator.names import DOTTED, WORDS, channel_id, did
 from deploy.simulator.server import Simulator
+from deploy.simulator.simulation import Simulation
 from tests.unit.deploy.asker import CREDENTIALS, Asker
 
 SOCIAL = "/mastodon/social.example/api/v1"
@@ -568,6 +571,32 @@ def test_a_page_lists_what_was_seen(asker: Asker) -> None:
     assert ["x", "1"] in rows
     assert ["facebook", "0"] in rows
     assert ["300", "299"] in [row[2:4] for row in rows if row[1:] and row[1].startswith("social.example")]
+
+
+def test_memory_does_not_grow_with_the_accounts_that_were_asked_for() -> None:
+    simulation = Simulation(seed=1)
+    headers = {"authorization": "Bearer any", "linkedin-version": "202606"}
+
+    def ask(names: range) -> int:
+        for name in names:
+            for path in (
+                f"/facebook/office{name}?fields=followers_count",
+                f"/instagram/1?fields=business_discovery.username(office{name}){{followers_count}}",
+                f"/linkedin/organizations?q=vanityName&vanityName=office{name}",
+                f"/bluesky/app.bsky.actor.getProfile?actor=office{name}.example.org",
+                f"/mastodon/social.example/api/v1/accounts/lookup?acct=office{name}",
+            ):
+                simulation.answer("GET", path, headers, b"")
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        # What is counted by the moment (rolling windows) takes a few bytes a request, up to its limit.
+        warm = ask(range(400))
+        assert ask(range(400, 2400)) - warm < 2000 * 100
+    finally:
+        tracemalloc.stop()
 
 
 def test_reset_forgets_counts_limits_faults_and_the_clock(asker: Asker) -> None:
