@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import Struct, structs
 from pydantic import SecretStr
 from urllib3 import BaseHTTPResponse, Timeout
@@ -28,18 +27,17 @@ from urllib3.exceptions import (
 )
 
 from pipeline.errors import BadPage, Gone, NotAllowed, PlatformDown, RateLimited, ScrapeError, TimedOut
-from pipeline.platforms import Platform
+from pipeline.platforms import Platform, Token
 from pipeline.records import Page
 from workers.addresses import NotPublic
 from workers.deadline import Pool
+from workers.request import Request, getting, posting, redirected
 from workers.reset import Allowance, allowance, retry_at
 from workers.tokens import TokenStore
 
 LARGEST_BODY_BYTES = 8 * 1024 * 1024
 _CONNECT_S = 5.0
 _MOST_REDIRECTS = 3
-# The statuses of a redirect that a request may follow as it is.
-_FOLLOWED = {"GET": (301, 302, 303, 307, 308), "POST": (307, 308)}
 
 # What a page says that wants a person: a bot check or a login. Nothing here tries to pass one.
 _WALL = re.compile(
@@ -49,13 +47,6 @@ _WALL = re.compile(
 )
 _WALL_WITHIN_BYTES = 65_536
 _WALL_STATUSES = (200, 401, 403, 503)
-
-
-class _Request(Struct, frozen=True):
-    method: str
-    url: str
-    headers: Mapping[str, str] = {}
-    body: bytes | None = None
 
 
 class _Answer(Struct, frozen=True):
@@ -105,14 +96,19 @@ class HttpClient:
         if secret is None:
             return None
         value = secret.get_secret_value().strip()
-        if not (value.isascii() and value.isprintable()):
-            # http.client would refuse it with an error that shows it.
+        if not _is_header_text(value):
             raise NotAllowed(self._platform.name, f"{name} holds characters that a header can't carry")
         return value
 
     def token(self) -> str:
         """Return the access token of these credentials. Raises what its request meets."""
-        return self._tokens.get(lambda: self._platform.fetch_token(self._post_for_token, self), self._now)
+        return self._tokens.get(self._fetch_token, self._now)
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """What mustn't be shown of an answer that echoes its request: credentials, and the token that they gave."""
+        token = self._tokens.value
+        return [*(one.get_secret_value().strip() for one in self._credentials.values()), *([token] if token else [])]
 
     def get(
         self,
@@ -125,7 +121,7 @@ class HttpClient:
     ) -> Page:
         """Return the page for `path`, as `pipeline.platforms.Client` says. Raises every class of ScrapeError."""
         base = self._base_url.replace("{host}", host)
-        return self._call(_Request("GET", _url(base + path, params), headers or {}), expect)
+        return self._call(getting(base + path, params, headers), expect)
 
     def post(
         self,
@@ -138,7 +134,13 @@ class HttpClient:
         expect: Sequence[int] = (200,),
     ) -> Page:
         """Send a JSON body, or a form where `json` is None; else as `get`."""
-        return self._call(_posting(_url(self._base_url + path, params), json, form, headers), expect)
+        return self._call(posting(self._base_url + path, params, json, form, headers), expect)
+
+    def _fetch_token(self) -> Token:
+        token = self._platform.fetch_token(self._post_for_token, self)
+        if not _is_header_text(token.value):
+            raise BadPage(self._platform.name, "an access token that a header can't carry")
+        return token
 
     def _post_for_token(
         self,
@@ -151,7 +153,7 @@ class HttpClient:
         expect: Sequence[int] = (200,),
     ) -> Page:
         """Send to where tokens are given, without the headers that need one."""
-        request = _posting(_url(self._token_url() + path, params), json, form, headers)
+        request = posting(self._token_url() + path, params, json, form, headers)
         try:
             return self._judge(self._follow(request, expect), expect)
         except Gone as exc:  # no account was asked for
@@ -163,7 +165,7 @@ class HttpClient:
             return token_url or self._base_url
         return self._base_url + urlsplit(token_url).path
 
-    def _call(self, request: _Request, expect: Sequence[int]) -> Page:
+    def _call(self, request: Request, expect: Sequence[int]) -> Page:
         """Make a request that carries the platform's own headers; once more where its token was refused."""
         self._check_credentials()
         sent = self._with_own_headers(request)
@@ -183,22 +185,22 @@ class HttpClient:
             if lacking:
                 raise NotAllowed(self._platform.name, f"needs {' and '.join(lacking)}")
 
-    def _with_own_headers(self, request: _Request) -> _Request:
+    def _with_own_headers(self, request: Request) -> Request:
         return structs.replace(request, headers=dict(self._platform.headers(self)) | dict(request.headers))
 
-    def _follow(self, request: _Request, expect: Sequence[int]) -> _Answer:
+    def _follow(self, request: Request, expect: Sequence[int]) -> _Answer:
         """Ask, and again where a redirect leads to the same host, all within one deadline."""
         ends_at = time.monotonic() + self._deadline_s
         answer = self._ask(request, ends_at)
         for _ in range(_MOST_REDIRECTS):
-            target = _target(request, answer.page, expect)
-            if target is None:
+            onward = redirected(request, answer.page)
+            if onward is None or answer.page.status in expect:
                 break
-            request = structs.replace(request, url=target)
+            request = onward
             answer = self._ask(request, ends_at)
         return answer
 
-    def _ask(self, request: _Request, ends_at: float) -> _Answer:
+    def _ask(self, request: Request, ends_at: float) -> _Answer:
         """Make one request and read the whole answer; say failures in the words of `pipeline.errors`."""
         name = self._platform.name
         too_late = TimedOut(name, f"no complete answer within {self._deadline_s:g} s")
@@ -303,31 +305,9 @@ class HttpClient:
         return alone or self._platform.needs or self._platform.uses
 
 
-def _url(address: str, params: Sequence[tuple[str, str]]) -> str:
-    return address + (f"?{urlencode(params)}" if params else "")
-
-
-def _posting(url: str, json: Any, form: Sequence[tuple[str, str]], headers: Mapping[str, str] | None) -> _Request:
-    """Return a request that sends a JSON body, or a form where `json` is None."""
-    kind = "application/x-www-form-urlencoded" if json is None else "application/json"
-    body = urlencode(form).encode() if json is None else msgspec.json.encode(json)
-    return _Request("POST", url, {"Content-Type": kind} | dict(headers or {}), body)
-
-
-def _target(request: _Request, page: Page, expect: Sequence[int]) -> str | None:
-    """Return where a redirect leads, or None when it isn't followed: credentials go to their own host only."""
-    if page.status not in _FOLLOWED[request.method] or page.status in expect or "location" not in page.headers:
-        return None
-    try:
-        target = urljoin(request.url, page.headers["location"])
-        return target if _origin(target) == _origin(request.url) else None
-    except ValueError:  # no address at all
-        return None
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+def _is_header_text(value: str) -> bool:
+    """Say whether a header carries a value; http.client would refuse another with an error that shows it."""
+    return value.isascii() and value.isprintable()
 
 
 def _is_wall(page: Page, content: bytes) -> bool:

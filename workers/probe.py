@@ -1,6 +1,7 @@
 """`rollcall probe`: ask a platform now and show what it says, keeping nothing. The first thing to try with a new key."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,13 +20,12 @@ from pipeline.decide import outcome_of, outcomes
 from pipeline.errors import BatchRefused, QuotaSpent, RateLimited, ScrapeError
 from pipeline.estimate import unreadable
 from pipeline.messages import task_name
-from pipeline.platforms import Platform, Reader, first_kind
+from pipeline.platforms import Client, Platform, Reader, first_kind
 from pipeline.records import Account, Job, Kind, Outcome, Page, Profile, Source
 from pipeline.settings import Settings, load_settings
 from pipeline.terminal import duration, moment, note, show_json, show_table
 from workers.allowance import SharedAllowance
 from workers.clients import Maker, make_clients
-from workers.pauses import pause_of
 from workers.scrape import read
 
 # Nothing is kept, so no database is needed, and Redis only to share the limits with workers, if there are any.
@@ -35,6 +35,7 @@ _REDIS_WAIT_S = 2.0
 _KEY = 1  # of the one account of a call
 _LEAST_SECRET = 8  # a shorter value is a choice, such as a version
 _COUNTS = ("followers", "following", "posts")
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')  # in JSON
 _HIDDEN_HEADERS = ("set-cookie",)
 
 
@@ -130,26 +131,16 @@ class Prober:
         return self._call(platform, kind, named, structs.replace(probed, call=kind))
 
     def _call(self, platform: Platform, kind: Kind, named: Named, probed: Probed) -> Probed:
-        clients = self._clients.setdefault(platform.name, make_clients(self._settings, platform))
+        if platform.name not in self._clients:
+            self._clients[platform.name] = make_clients(self._settings, platform)
+        clients = self._clients[platform.name]
         pages: list[Page] = []
-        reading, label = None, ""
         try:
-            label = self._take_slot(platform, kind, list(clients))
-            answer = read(cast(Reader, platform), _job(platform, kind, named), clients[label](_ignore, pages.append))
+            http = clients[self._take_slot(platform, kind, list(clients))](_ignore, pages.append)
         except RateLimited as exc:
-            pause = pause_of(exc, label)
-            probed = structs.replace(probed, result=pause.result, reason=pause.reason, again_at=pause.until)
-        except BatchRefused as exc:  # a batch of one is refused for that one
-            probed = _with(probed, Outcome(_KEY, "gone", exc.reason))
-        except ScrapeError as exc:
-            probed = _with(probed, outcome_of(_KEY, exc))
-        else:
-            reading = next(iter(answer.profiles), None)
-            (outcome,) = outcomes([_KEY], {_KEY: None} if reading else answer.missing)
-            probed = _with(probed, outcome)
-        secrets = _secrets(self._settings, platform)
-        raw = [_shown(page, secrets) for page in pages] if self._keeps_raw else None
-        return structs.replace(probed, reading=reading, raw=raw)
+            return _paused(probed, exc)
+        probed = _read(platform, _job(platform, kind, named), http, probed)
+        return structs.replace(probed, raw=_shown(pages, http.secrets)) if self._keeps_raw else probed
 
     def _take_slot(self, platform: Platform, kind: Kind, labels: Sequence[str]) -> str:
         """Return the credential to call with, after some seconds at most. Raises RateLimited when it takes longer."""
@@ -193,32 +184,51 @@ def _job(platform: Platform, kind: Kind, named: Named) -> Job:
     return Job(job_id="probe", platform=platform.name, kind=kind, lane="user_requested", accounts=(account,))
 
 
+def _read(platform: Platform, job: Job, http: Client, probed: Probed) -> Probed:
+    """Make the call and say what it brought."""
+    try:
+        answer = read(cast(Reader, platform), job, http)
+    except RateLimited as exc:
+        return _paused(probed, exc)
+    except BatchRefused as exc:  # a batch of one is refused for that one
+        return _with(probed, Outcome(_KEY, "gone", exc.reason))
+    except ScrapeError as exc:
+        return _with(probed, outcome_of(_KEY, exc))
+    reading = next(iter(answer.profiles), None)
+    (outcome,) = outcomes([_KEY], {_KEY: None} if reading else answer.missing)
+    return structs.replace(_with(probed, outcome), reading=reading)
+
+
 def _with(probed: Probed, outcome: Outcome) -> Probed:
     return structs.replace(probed, result=outcome.result, reason=outcome.reason)
 
 
-def _secrets(settings: Settings, platform: Platform) -> list[str]:
-    """Return what mustn't be shown: the values of all credentials, and of each `server=token` the token."""
-    values = [
-        secret.get_secret_value().strip() for one in settings.credentials(platform) for secret in one.values.values()
+def _paused(probed: Probed, error: RateLimited) -> Probed:
+    result = "quota" if isinstance(error, QuotaSpent) else "limited"
+    return structs.replace(probed, result=result, reason=error.reason, again_at=error.retry_at)
+
+
+def _shown(pages: Sequence[Page], secrets: Sequence[str]) -> list[Answer]:
+    """Return the answers without secrets, of which one may hold several with commas between, as `server=token`."""
+    parts = [entry.partition("=")[2].strip() for secret in secrets for entry in secret.split(",")]
+    hidden = {one for one in (*secrets, *parts) if len(one) >= _LEAST_SECRET}
+    spelled = {json.dumps(spelling)[1:-1] for one in hidden for spelling in (one, quote(one), quote(one, safe=""))}
+    pattern = re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))) or "(?!)")
+    return [
+        Answer(
+            page.status,
+            _without(pattern, {name: value for name, value in page.headers.items() if name not in _HIDDEN_HEADERS}),
+            _without(pattern, page.body),
+        )
+        for page in pages
     ]
-    parts = [entry.partition("=")[2].strip() for value in values for entry in value.split(",")]
-    return sorted({one for one in (*values, *parts) if len(one) >= _LEAST_SECRET}, key=len, reverse=True)
 
 
-def _shown(page: Page, secrets: Sequence[str]) -> Answer:
-    headers = {name: value for name, value in page.headers.items() if name not in _HIDDEN_HEADERS}
-    return Answer(page.status, _without(secrets, headers), _without(secrets, page.body))
-
-
-def _without(secrets: Sequence[str], value: Any) -> Any:
-    """Return a JSON value whose texts don't show the secrets, however they are written in an address."""
+def _without(pattern: re.Pattern[str], value: Any) -> Any:
+    """Return a JSON value with stars in the place of what the pattern finds in its texts."""
     # A lone surrogate, which some platforms leave where they cut a text, becomes a question mark.
     text = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
-    for secret in secrets:
-        for spelling in {secret, quote(secret), quote(secret, safe="")}:
-            text = text.replace(json.dumps(spelling)[1:-1], "***")
-    return json.loads(text)
+    return json.loads(_TEXT.sub(lambda found: pattern.sub("***", found[0]), text))
 
 
 def _lines(probed: Probed) -> Iterator[tuple[str, object]]:

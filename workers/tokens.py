@@ -9,6 +9,8 @@ from pipeline.platforms import Token
 
 # Renewed so long before its end that no request is on its way with a token that has just ended.
 _MARGIN_S = 60.0
+# Renewed by then however long it is said to last.
+_LONGEST_S = 86_400.0
 
 
 class TokenStore:
@@ -56,6 +58,7 @@ class TokenStore:
             raise
         with self._lock:
             self._value, self._flight = token.value, None
+            lasts_s = min(token.lasts_s, _LONGEST_S)
             # One that lasts hardly longer than the margin is used for half of its time.
-            self._renew_at = asked_at + timedelta(seconds=max(token.lasts_s - _MARGIN_S, token.lasts_s / 2))
+            self._renew_at = asked_at + timedelta(seconds=max(lasts_s - _MARGIN_S, lasts_s / 2))
         flight.set_result(token.value)

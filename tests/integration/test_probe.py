@@ -15,7 +15,10 @@ from werkzeug import Request, Response
 from db.pauses import Pause
 from pipeline import platforms
 from pipeline.cli import main
+from pipeline.platforms import Client, Token
+from pipeline.records import Page
 from workers.allowance import SharedAllowance
+from workers.platforms.x import X
 
 TOKEN = "river-4711-secret"
 RESOLVE = "scrape.x.resolve"
@@ -208,6 +211,27 @@ def test_a_secret_is_hidden_in_the_spellings_of_an_address_and_within_a_list(rol
     result = rollcall("mastodon/duck@pond.example", "--raw", "--json", **given)
     (found,) = json.loads(result.stdout)
     assert found["raw"][0]["body"] == {"error": "see https://pond.example/?access_token=***", "of": ["***"]}
+
+
+def test_a_number_that_is_also_a_credential_leaves_the_raw_answer_whole(rollcall, httpserver):
+    httpserver.expect_request("/2/users/by").respond_with_json({"id": 12345678, "of": "12345678"})
+    (found,) = json.loads(rollcall("x/goose", "--raw", "--json", X_BEARER_TOKEN="12345678").stdout)
+    assert found["raw"][0]["body"] == {"id": 12345678, "of": "***"}
+
+
+def test_a_token_that_a_credential_gave_is_hidden_too(rollcall, httpserver, monkeypatch):
+    def headers(self: object, http: Client) -> dict[str, str]:
+        return {"Authorization": f"Bearer {http.token()}"}
+
+    def fetch_token(self: object, post: Callable[..., Page], http: Client) -> Token:
+        return Token(post("/token").body["token"], 60)
+
+    monkeypatch.setattr(X, "headers", headers)
+    monkeypatch.setattr(X, "fetch_token", fetch_token)
+    httpserver.expect_request("/token").respond_with_json({"token": "given-4711"})
+    httpserver.expect_request("/2/users/by").respond_with_json({"echo": "Bearer given-4711"})
+    (found,) = json.loads(rollcall("x/goose", "--raw", "--json").stdout)
+    assert [one["body"] for one in found["raw"]] == [{"echo": "Bearer ***"}]
 
 
 def test_a_raw_answer_that_is_cut_within_an_emoji_is_shown(rollcall, httpserver):

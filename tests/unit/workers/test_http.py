@@ -152,6 +152,52 @@ def test_a_missing_credential_is_said_before_anything_is_asked() -> None:
     assert (type(error), error.reason) == (NotAllowed, "needs HARBOUR_TOKEN")
 
 
+class Twofold(Harbour):
+    """Wants a name and a word together, or a pass alone."""
+
+    needs = ("HARBOUR_NAME", "HARBOUR_WORD")
+    instead = ("HARBOUR_PASS",)
+
+    def headers(self, http: Client) -> dict[str, str]:
+        return {}
+
+
+def twofold(base_url: str, *names: str) -> HttpClient:
+    return HttpClient(
+        Twofold(),
+        pool=make_pool(),
+        base_url=base_url,
+        credentials={name: SecretStr("x") for name in names},
+        deadline_s=10,
+        user_agent="rollcall-tests/1",
+        now=lambda: NOW,
+        heed=id,
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "needed"),
+    [((), "HARBOUR_NAME and HARBOUR_WORD"), (("HARBOUR_NAME",), "HARBOUR_WORD")],
+)
+def test_all_that_is_missing_is_said_together(names: tuple[str, ...], needed: str) -> None:
+    with pytest.raises(NotAllowed, match=f"^needs {needed}$"):
+        twofold("http://127.0.0.1:1", *names).post("/ships", json={})
+
+
+@pytest.mark.parametrize(
+    ("names", "blamed"),
+    [
+        (("HARBOUR_NAME", "HARBOUR_WORD"), "HARBOUR_NAME and HARBOUR_WORD"),
+        (("HARBOUR_PASS",), "HARBOUR_PASS"),
+    ],
+)
+def test_one_credential_may_do_alone_and_a_refusal_names_what_was_used(
+    httpserver: HTTPServer, names: tuple[str, ...], blamed: str
+) -> None:
+    with pytest.raises(NotAllowed, match=rf"^refused \(403\): check {blamed}$"):
+        twofold(serve(httpserver, "{}", 403), *names).get("/ships")
+
+
 @pytest.mark.parametrize("token", ["tide\nsecret", "tide€secret"])
 def test_a_credential_that_no_header_carries_is_refused_without_being_shown(token: str) -> None:
     error = error_of("http://127.0.0.1:1", token=token)

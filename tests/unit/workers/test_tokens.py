@@ -259,6 +259,13 @@ def test_no_token_is_shown_logged_or_counted_as_a_call(gate: Gate, caplog: pytes
     assert "token-1" not in caplog.text and SECRET not in caplog.text
 
 
+@pytest.mark.parametrize("value", ["to\\nken", "t\\u00f6ken"])
+def test_a_token_that_no_header_carries_is_no_token_and_isn_t_shown(gate: Gate, value: str) -> None:
+    gate.refuse = Response(f'{{"token": "{value}", "lasts_s": 60}}')
+    with pytest.raises(BadPage, match="an access token that a header can't carry"):
+        client(gate.url).get("/ships")
+
+
 # The store by itself
 
 
@@ -301,6 +308,16 @@ def test_threads_that_wait_share_the_failure_and_the_next_one_asks_again() -> No
                 one.result(10)
     assert len(asked) == 1
     assert store.get(lambda: Token("new", 60), later) == "new"
+
+
+def test_a_token_that_lasts_for_ever_is_renewed_every_day() -> None:
+    store, clock = TokenStore(), Clock()
+    tokens = iter(["first", "second"])
+    found = []
+    for _ in range(2):
+        found.append(store.get(lambda: Token(next(tokens), 1e300), clock))
+        clock.advance(86_400)
+    assert found == ["first", "second"]
 
 
 def test_a_refused_token_that_another_thread_has_renewed_already_is_not_renewed_again() -> None:
