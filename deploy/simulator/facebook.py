@@ -71,17 +71,17 @@ class Facebook(Graph):
         if unknown := [one.value for one in asked if one.is_alias and not one.is_shown]:
             message = f"(#803) Some of the aliases you requested do not exist: {','.join(unknown)}"
             raise Refused(self.error(803, message, status=404))
-        return Answer(200, {one.value: self._page(request, one) for one in asked})
+        return Answer(200, {one.value: self._shown(request, one) for one in asked})
 
     def one_page(self, request: Request, value: str) -> Answer:
-        return Answer(200, self._page(request, _asked(value)))
+        return Answer(200, self._shown(request, _asked(value)))
 
     def posts(self, request: Request, value: str) -> Answer:
         """Return one page of what a page posted, newest first."""
         asked = _asked(value)
         account = self._account(asked)
         fields = self.fields(request) or _DEFAULT_OF_POSTS
-        posts, paging = self.page(
+        posts, paging = self.listed(
             account, request.at, limit=request.first("limit") or "25", after=request.first("after")
         )
         data = [self.selected("Post", _post(asked, account, post), fields) for post in posts]
@@ -94,7 +94,7 @@ class Facebook(Graph):
             raise Refused(self.not_found(asked.value))
         return self._world.account(self.name, asked.page_id, asked.name)
 
-    def _page(self, request: Request, asked: Asked) -> dict[str, Any]:
+    def _shown(self, request: Request, asked: Asked) -> dict[str, Any]:
         account = self._account(asked)
         followers = account.followers(request.at)
         page = {

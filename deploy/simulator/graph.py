@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from deploy.simulator.limits import Allowance
+from deploy.simulator.names import is_marked
 from deploy.simulator.site import EXPIRED, UNAPPROVED, Answer, Refused, Request, bearer
 from deploy.simulator.world import Account, Post, Snowflake
 
@@ -87,7 +88,7 @@ class Graph:
                 shown[field.name] = item[field.name]
         return shown
 
-    def page(self, account: Account, at: datetime, *, limit: str, after: str) -> tuple[list[Post], dict[str, Any]]:
+    def listed(self, account: Account, at: datetime, *, limit: str, after: str) -> tuple[list[Post], dict[str, Any]]:
         """Return one page of posts, newest first, and its `paging`; without `after` there are no more."""
         if not re.fullmatch(r"[1-9][0-9]{0,2}", limit) or int(limit) > _MOST_POSTS:
             raise Refused(self.error(100, f"(#100) Param limit must be between 1 and {_MOST_POSTS}"))
@@ -123,6 +124,15 @@ class Graph:
 
     def _unreadable(self, at: int) -> Refused:
         return Refused(self.error(2500, f"Syntax error at character {at}: fields"))
+
+
+def finds(name: str) -> bool:
+    """Say whether a call by name finds a public account (Instagram, Threads); nothing says why it doesn't.
+
+    A renamed account isn't found: there is no call by id.
+    """
+    outcomes = ("missing", "suspended", "private", "renamed")
+    return re.fullmatch(r"[a-z0-9._]{1,30}", name) is not None and not any(is_marked(name, one) for one in outcomes)
 
 
 def percent_used(allowance: Allowance) -> int:

@@ -7,17 +7,14 @@ from typing import Any
 
 import msgspec
 
-from deploy.simulator.graph import POST_IDS, Field, Graph, graph_time, percent_used
+from deploy.simulator.graph import POST_IDS, Field, Graph, finds, graph_time, percent_used
 from deploy.simulator.limits import Allowance, Limit
 from deploy.simulator.names import first_name, is_marked, numeric_id
 from deploy.simulator.site import Answer, Refused, Request, Route
 from deploy.simulator.world import Account, Post, World
 
-_NAME = r"[a-z0-9._]{1,30}"
 _IMPRESSIONS = 10  # of one's own account, a day: each brings calls
 _ID = Field("id", {}, ())
-# None of them is told apart; a renamed account isn't found either, as there is no call by id.
-_NOT_FOUND = ("missing", "suspended", "private", "renamed")
 _TYPES = ("IMAGE", "CAROUSEL_ALBUM", "VIDEO")
 
 
@@ -58,7 +55,7 @@ class Instagram(Graph):
         name = asked.arguments.get("username", "").lower()
         if not name:
             raise Refused(self.error(100, "(#100) The parameter username is required"))
-        if not re.fullmatch(_NAME, name) or any(is_marked(name, outcome) for outcome in _NOT_FOUND):
+        if not finds(name):
             raise Refused(self._invalid_user())
         external_id = numeric_id(first_name(name))
         account = self._world.account(self.name, external_id, name)
@@ -82,7 +79,7 @@ class Instagram(Graph):
 
     def _media(self, request: Request, account: Account, asked: Field) -> dict[str, Any]:
         """Return one page of media; the cursor of the next one goes into the field itself."""
-        posts, paging = self.page(
+        posts, paging = self.listed(
             account,
             request.at,
             limit=asked.arguments.get("limit", "25"),

@@ -161,15 +161,13 @@ class Simulation:
         if route is None:
             return site.no_such_path()
         try:
-            allowance = self._take(site, endpoint, request, site.check_credential(request))
-            if allowance is None:
-                return route.answer(request, *groups)
+            credential = site.check_credential(request)
         except Refused as refused:
             return refused.answer
-        try:
-            answer = route.answer(request, *groups) if allowance.granted else site.limit_reached(allowance)
-        except Refused as refused:
-            answer = refused.answer
+        allowance = self._take(site, endpoint, request, credential)
+        if allowance is None:
+            return _answered(route, request, groups)
+        answer = _answered(route, request, groups) if allowance.granted else site.limit_reached(allowance)
         return answer._replace(headers={**site.limit_headers(allowance), **answer.headers})
 
     def _take(self, site: Site, endpoint: str, request: Request, credential: str) -> Allowance | None:
@@ -225,6 +223,13 @@ def _route(site: Site, request: Request) -> tuple[Route | None, tuple[str, ...]]
         if match := route.match(request):
             return route, match.groups()
     return None, ()
+
+
+def _answered(route: Route, request: Request, groups: tuple[str, ...]) -> Answer:
+    try:
+        return route.answer(request, *groups)
+    except Refused as refused:
+        return refused.answer
 
 
 def _no_such_path(path: str) -> Answer:

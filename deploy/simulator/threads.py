@@ -3,17 +3,14 @@
 import re
 from typing import Any
 
-from deploy.simulator.graph import POST_IDS, Field, Graph, graph_time
+from deploy.simulator.graph import POST_IDS, Field, Graph, finds, graph_time
 from deploy.simulator.limits import Allowance, Limit
-from deploy.simulator.names import first_name, is_marked, numeric_id
+from deploy.simulator.names import first_name, numeric_id
 from deploy.simulator.site import Answer, Refused, Request, Route
 from deploy.simulator.world import Account, Post, World
 
-_NAME = r"[a-z0-9._]{1,30}"
 _DAY_S = 86_400
 _ID = Field("id", {}, ())
-# None of them is told apart; a renamed account isn't found either, as there is no call by id.
-_NOT_FOUND = ("missing", "suspended", "private", "renamed")
 
 
 class Threads(Graph):
@@ -56,7 +53,7 @@ class Threads(Graph):
     def posts(self, request: Request) -> Answer:
         """Return one page of a profile's posts, newest first. Nothing says what others' posts gathered."""
         account = self._account(request)
-        posts, paging = self.page(
+        posts, paging = self.listed(
             account, request.at, limit=request.first("limit") or "25", after=request.first("after")
         )
         fields = [*self.fields(request), _ID]
@@ -67,7 +64,7 @@ class Threads(Graph):
         name = request.first("username").removeprefix("@").lower()
         if not name:
             raise Refused(self.error(100, "The parameter username is required"))
-        if not re.fullmatch(_NAME, name) or any(is_marked(name, outcome) for outcome in _NOT_FOUND):
+        if not finds(name):
             raise Refused(self.not_found(name))
         return self._world.account(self.name, numeric_id(first_name(name)), name)
 
