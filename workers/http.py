@@ -301,8 +301,9 @@ class HttpClient:
 
     def _keys(self) -> Sequence[str]:
         """Return the names of the credentials that a refusal is about."""
-        alone = [name for name in self._platform.instead if self.credential(name)]
-        return alone or self._platform.needs or self._platform.uses
+        if any(self.credential(name) is None for name in self._platform.needs):
+            return [name for name in self._platform.instead if self.credential(name)]
+        return self._platform.needs or self._platform.uses
 
 
 def _is_header_text(value: str) -> bool:

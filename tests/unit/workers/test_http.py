@@ -189,6 +189,7 @@ def test_all_that_is_missing_is_said_together(names: tuple[str, ...], needed: st
     [
         (("HARBOUR_NAME", "HARBOUR_WORD"), "HARBOUR_NAME and HARBOUR_WORD"),
         (("HARBOUR_PASS",), "HARBOUR_PASS"),
+        (("HARBOUR_PASS", "HARBOUR_WORD"), "HARBOUR_PASS"),
     ],
 )
 def test_one_credential_may_do_alone_and_a_refusal_names_what_was_used(
