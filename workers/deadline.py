@@ -1,7 +1,9 @@
 """Connections whose answers arrive within one deadline, however slowly a server drips its bytes.
 
 A socket's own timeout begins anew with each byte, so a server that sends one every few seconds holds a thread for
-hours. Here every read gets what is left of the time that the first read was given.
+hours. Here every read gets what is left of the time that the first read was given. A pool also knows the proxy, and
+may be kept to the public internet where strangers name the servers. Certificates are always verified, against the
+system's authorities or those that SSL_CERT_FILE names.
 """
 
 import io
