@@ -104,6 +104,8 @@ class Flickr(Base):
 
 def _profile(account: Account, person: Node, contacts: Node) -> Profile:
     nsid = person.need_text("nsid")
+    if account.external_id not in (None, nsid):
+        raise person.bad("nsid")  # somebody else's numbers
     return Profile(
         account_key=account.account_key,
         external_id=nsid,

@@ -58,7 +58,7 @@ class LinkedIn(Base):
             return NotAllowed(self.name, f"LINKEDIN_ACCESS_TOKEN {fault}")
         if page.status == 426 or (page.status == 400 and error.text("code") in _BAD_VERSIONS):
             return NotAllowed(self.name, "this version of the API has ended: set a newer LINKEDIN_VERSION (YYYYMM)")
-        if page.status == 429:
+        if page.status == 429 and "retry-after" not in page.headers:
             resets_at = midnight_after(page.fetched_at, "UTC")
             return QuotaSpent(self.name, "the day's limit is reached", retry_at=resets_at)
         if page.status == 404 and "virtual resource" in (error.text("message") or ""):
@@ -86,7 +86,7 @@ class LinkedIn(Base):
                 account_key=account.account_key,
                 external_id=found[0].need_text("id"),
                 handle=found[0].text("vanityName") or account.handle,
-                followers=_followers(both, "networkSizes"),
+                followers=both.node("networkSizes").need_count("firstDegreeSize"),
                 display_name=found[0].text("localizedName"),
                 bio=found[0].text("localizedDescription"),
             )
@@ -97,19 +97,17 @@ class LinkedIn(Base):
         return self._sizes(self.known_id(accounts[0]), http)
 
     def parse_profiles(self, page: Page, accounts: Sequence[Account]) -> Iterator[Profile | Missing]:
-        body = Node(self.name, {"networkSizes": page.body})
-        return self.one_by_one(
-            accounts,
-            lambda account: (
-                self._refused(page, account)
-                or Profile(
-                    account_key=account.account_key,
-                    external_id=self.known_id(account),
-                    handle=account.handle,
-                    followers=_followers(body, "networkSizes"),
-                )
-            ),
-        )
+        size = Node(self.name, page.body)
+
+        def read(account: Account) -> Profile | Missing:
+            return self._refused(page, account) or Profile(
+                account_key=account.account_key,
+                external_id=self.known_id(account),
+                handle=account.handle,
+                followers=size.need_count("firstDegreeSize"),
+            )
+
+        return self.one_by_one(accounts, read)
 
     def _sizes(self, organization: str, http: Client) -> Page:
         urn = quote(f"urn:li:organization:{organization}", safe="")
@@ -125,9 +123,3 @@ class LinkedIn(Base):
 def _both(page: Page, organizations: Any, sizes: Any) -> Page:
     body = {"organizations": organizations, "networkSizes": sizes}
     return Page(page.status, page.headers, body, page.fetched_at)
-
-
-def _followers(answers: Node, name: str) -> int | None:
-    """Read the number of followers: a field of an object, or (as the documentation shows it) the whole answer."""
-    size = answers.node(name)
-    return size.need_count("firstDegreeSize") if size.has("firstDegreeSize") else answers.need_count(name)

@@ -116,11 +116,19 @@ def _path(account: Account) -> str:
     return f"/r/{name}" if _is_community(account) else f"/user/{name}"
 
 
+def _id(account: Account, kind: str, found: Node) -> str:
+    """Return the id of what was found, with its kind. Raises BadPage when it is another account's."""
+    full_name = f"{kind}_{found.need_text('id')}"
+    if account.external_id not in (None, full_name):
+        raise found.bad("id")
+    return full_name
+
+
 def _user(account: Account, found: Node) -> Profile:
     about = found.node("subreddit")
     return Profile(
         account_key=account.account_key,
-        external_id=f"{_USER}_{found.need_text('id')}",
+        external_id=_id(account, _USER, found),
         handle=found.need_text("name"),
         followers=about.count("subscribers"),  # accounts from before profiles existed have none
         display_name=about.text("title"),
@@ -132,7 +140,7 @@ def _user(account: Account, found: Node) -> Profile:
 def _community(account: Account, found: Node) -> Profile:
     return Profile(
         account_key=account.account_key,
-        external_id=f"{_COMMUNITY}_{found.need_text('id')}",
+        external_id=_id(account, _COMMUNITY, found),
         handle=f"r/{found.need_text('display_name')}",
         followers=found.need_count("subscribers"),
         display_name=found.text("title"),
