@@ -1,0 +1,118 @@
+"""Every number of a good answer, followed from the field that it stands in to the record that it ends in.
+
+A recorded good answer is read again with one field changed; which fields are counts shows in what comes of it.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from pipeline.errors import BadPage
+from pipeline.records import Missing, Posts, Profile
+from tests.contract import playback
+from tests.contract.parts import Path, mapped, replaced, walk, without
+from tests.contract.playback import Answer
+
+GOOD = [(one.platform, one.name) for one in playback.load() if one.is_good]
+Answers = Mapping[tuple[str, str], Answer]
+Place = tuple[str | int, str]
+"""An account's key or a post's id, and the name of the number."""
+
+# What is added up of two fields, in the platforms where something is.
+SUMS = {"x": {"shares"}, "bluesky": {"shares"}}
+# More than any platform has, and beyond what a float holds: a count that passes through one is off by one.
+HUGE = 2**53 + 7
+
+
+def counts(found: Any) -> dict[Place, int | None]:
+    """Return every number that was read, those not told as None."""
+    if isinstance(found, Posts):
+        return {(post.post_id, name): getattr(post, name) for post in found.posts for name in ("likes", "comments", "shares", "views")}
+    profiles = [one for one in found if isinstance(one, Profile)] if isinstance(found, list) else []
+    return {(one.account_key, name): getattr(one, name) for one in profiles for name in ("followers", "following", "posts")}
+
+
+def number_fields(answer: Answer) -> Iterator[tuple[Path, str | int, Place]]:
+    """Yield each field that a number comes from: its path, its value, and where the number ends."""
+    before = counts(answer.read(answer.page.body))
+    for path, value in walk(answer.page.body):
+        if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())):
+            continue
+        try:
+            after = counts(answer.read(replaced(answer.page.body, path, type(value)(HUGE))))
+        except BadPage:
+            continue
+        for place in before.keys() & after.keys():
+            if before[place] != after[place]:
+                yield path, value, place
+
+
+def is_sum(answer: Answer, place: Place) -> bool:
+    return place[1] in SUMS.get(answer.recording.platform, ())
+
+
+@pytest.mark.parametrize("good", GOOD, ids="-".join)
+def test_every_number_of_a_record_stands_in_the_answer(good: tuple[str, str], good_answers: Answers) -> None:
+    answer = good_answers[good]
+    told = {place for place, count in counts(answer.read(answer.page.body)).items() if count is not None}
+    assert told <= {place for _, _, place in number_fields(answer)}
+
+
+@pytest.mark.parametrize("good", GOOD, ids="-".join)
+def test_a_number_that_is_left_out_or_null_is_none_and_never_zero(good: tuple[str, str], good_answers: Answers) -> None:
+    answer = good_answers[good]
+    for path, _, place in number_fields(answer):
+        left_out = [without(answer.page.body, path)] if path else []
+        for body in (*left_out, replaced(answer.page.body, path, None)):
+            try:
+                after = counts(answer.read(body))
+            except BadPage:
+                continue
+            assert after.get(place) is None or is_sum(answer, place), path
+
+
+@pytest.mark.parametrize("good", GOOD, ids="-".join)
+def test_zero_stays_zero_and_a_huge_number_stays_exact(good: tuple[str, str], good_answers: Answers) -> None:
+    answer = good_answers[good]
+    for path, value, place in number_fields(answer):
+        for count in (0, HUGE):
+            after = counts(answer.read(replaced(answer.page.body, path, type(value)(count))))
+            rest = (counts(answer.read(without(answer.page.body, path)))[place] or 0) if is_sum(answer, place) else 0
+            assert after[place] == count + rest, path
+
+
+@pytest.mark.parametrize("good", GOOD, ids="-".join)
+def test_a_number_reads_the_same_as_digits_in_a_string(good: tuple[str, str], good_answers: Answers) -> None:
+    answer = good_answers[good]
+    before = answer.read(answer.page.body)
+    for path, value, _ in number_fields(answer):
+        other = int(value) if isinstance(value, str) else str(value)
+        assert answer.read(replaced(answer.page.body, path, other)) == before, path
+
+
+# What surrounds the numbers
+
+
+@pytest.mark.parametrize("good", GOOD, ids="-".join)
+def test_fields_that_nobody_knows_change_nothing(good: tuple[str, str], good_answers: Answers) -> None:
+    answer = good_answers[good]
+    strange = {"rollcall_news": {"followers_count": 1, "data": [None]}, "rollcall_list": [1, {"id": "9"}]}
+    body = mapped(answer.page.body, lambda part: part | strange if isinstance(part, dict) else part)
+    assert answer.read(body) == answer.read(answer.page.body)
+
+
+@pytest.mark.parametrize("good", GOOD, ids="-".join)
+def test_each_account_and_post_keeps_its_own_numbers_in_any_order(good: tuple[str, str], good_answers: Answers) -> None:
+    answer = good_answers[good]
+    turned = mapped(answer.page.body, lambda part: part[::-1] if isinstance(part, list) else dict(reversed(part.items())))
+    assert counts(answer.read(turned)) == counts(answer.read(answer.page.body))
+
+
+@pytest.mark.parametrize("name", playback.READERS)
+def test_no_account_of_a_batch_is_left_out_or_named_twice(name: str, good_answers: Answers) -> None:
+    for answer in good_answers.values():
+        found = answer.read(answer.page.body)
+        if answer.recording.platform == name and isinstance(found, list):
+            assert [one.account_key for one in found] == [one.account_key for one in answer.recording.asked()]
+            assert all(isinstance(one, Profile | Missing) for one in found)
