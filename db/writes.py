@@ -48,6 +48,7 @@ def save(
     now: datetime,
     engagement_days: int = 30,
     doubt: Doubt = DOUBT,
+    reads_posts: bool = True,
 ) -> Changes | None:
     """Finish a job: its state, how its accounts stand, and what was read of them. None when it isn't ours any more.
 
@@ -55,7 +56,8 @@ def save(
     are still to be asked for, which is queued once more instead of finished, at no cost of attempts. `profiles` and
     `posts` (by account_key) are those of the accounts that were read. `follow` reads the next page of posts: the
     accounts stay on their way in it. It is queued here and handed back in the changes, to be published after the
-    commit. `doubt` says which readings are held, and how soon their accounts are read again. Raises MixedSources.
+    commit. `doubt` says which readings are held, and how soon their accounts are read again. With `reads_posts`, the first
+    good profile makes an account's posts due. Raises MixedSources.
     """
     kept = {account.account_key for account in again.accounts} if again else set()
     assert sorted(n.account_key for n in nexts) == sorted({a.account_key for a in job.accounts} - kept)
@@ -80,7 +82,7 @@ def save(
         readings.engagement(conn, posts.keys(), now=now, engagement_days=engagement_days)
     nexts = [_read_soon(n, now, doubt) if n.account_key in written.held else n for n in nexts]
     _move_on(conn, job, nexts, follow, now)
-    if profiles:
+    if profiles and reads_posts:
         conn.execute(_DUE_POSTS, {"account_keys": [p.account_key for p in profiles], "now": now})
     if written.first:
         readings.count(conn, job.platform, written.first, now)

@@ -183,6 +183,7 @@ def _finish(
             now=now,
             engagement_days=deps.settings.engagement_days,
             doubt=deps.settings.doubt,
+            reads_posts="posts" in deps.platform.calls,
         )
         if credential is not None:
             pauses.unblock(conn, job.platform, credential)

@@ -262,3 +262,12 @@ def test_a_reading_is_held_by_the_bounds_of_the_settings(room: Callable[..., Roo
     with reading(found.engine) as conn:
         row = conn.execute(select(account_latest)).one()
     assert (row.followers, row.held_followers) == (5_000, 4_500)
+
+
+def test_a_platform_without_posts_to_read_has_none_due(room: Callable[..., Room], engine: Engine) -> None:
+    found = room()
+
+    assert found.run(found.claim(2)) == "succeeded"
+
+    with reading(engine) as conn:
+        assert set(conn.scalars(select(scrape_state.c.subject))) == {"profile"}
