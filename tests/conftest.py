@@ -19,6 +19,7 @@ from psycopg2 import sql
 from db import migrate
 from db.engine import Engine, make_engine
 from deploy.embedded import start_postgres, start_redis
+from pipeline import platforms
 
 TEMPLATE = "rollcall_template"
 # A test's data may be lost with the machine; its waiting time may not.
@@ -79,6 +80,12 @@ def redis_url(redis_server: str) -> str:
 def project() -> Path:
     """Return the folder of the checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def flickr_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take Flickr's reader away: it stands for a platform that another package brings without one."""
+    monkeypatch.setattr(platforms.load()["flickr"], "calls", {})
 
 
 def _admin(url: str, statement: sql.SQL, *names: str) -> None:

@@ -78,17 +78,17 @@ def test_an_unknown_account_is_named_with_the_nearest_ones_and_nothing_is_enqueu
 
 
 def test_accounts_that_nothing_can_read_are_refused_each_with_its_reason(
-    api: InProcess, engine: Engine, token: str
+    api: InProcess, engine: Engine, token: str, flickr_unread: None
 ) -> None:
     with transaction(engine) as conn:
         add_account(conn, "x/good")
         add_account(conn, "x/paused", is_active=False)
-        add_account(conn, "facebook/page")
-    answer = refresh(api, token, ["x/good", "x/paused", "facebook/page"])
+        add_account(conn, "flickr/page")
+    answer = refresh(api, token, ["x/good", "x/paused", "flickr/page"])
     assert answer.status_code == 422
     assert {error["field"]: error["reason"] for error in answer.json["errors"]} == {
         "x/paused": "paused",
-        "facebook/page": "no reader yet",
+        "flickr/page": "no reader yet",
     }
     assert enqueued(engine) == []
 

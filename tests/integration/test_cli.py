@@ -38,7 +38,7 @@ def environ(database_url: str, redis_url: str) -> Mapping[str, str]:
 
 
 @pytest.fixture
-def rollcall(environ, tmp_path, monkeypatch) -> Callable[..., Result]:
+def rollcall(environ, tmp_path, monkeypatch, flickr_unread) -> Callable[..., Result]:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str, stdin: str | None = None, **more: str) -> Result:

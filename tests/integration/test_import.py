@@ -77,7 +77,7 @@ def test_a_new_account_is_due_at_once_with_its_handle_and_facts(engine):
         ]
 
 
-def test_an_account_without_a_reader_says_so_from_the_start(engine):
+def test_an_account_without_a_reader_says_so_from_the_start(engine, flickr_unread):
     bring_in(engine, "platform,handle\nflickr,goose\nx,goose2\n")
     found = states(engine)
     assert (found["goose"].reason, found["goose"].result, found["goose"].explained) == ("no reader yet", None, True)
