@@ -156,6 +156,8 @@ class Facebook(Graph):
         error = self.error(page)
         if error.has("code"):
             return error
+        if page.status == 403:
+            raise NotAllowed(self.name, f"refused (403): check {self.needs[0]}")
         if page.status != 200:
             raise BadPage(self.name, f"status {page.status}")
         return None

@@ -80,10 +80,13 @@ class Mastodon(Base):
     def _profile(self, account: Account, found: Node) -> Profile | Missing:
         if found.flag("suspended"):  # its counts are zeroed
             return gone(account, "suspended")
+        external_id = found.need_text("id")
+        if account.external_id not in (None, external_id):
+            raise found.bad("id")  # somebody else's numbers
         followers = found.need_count("followers_count")
         return Profile(
             account_key=account.account_key,
-            external_id=found.need_text("id"),
+            external_id=external_id,
             handle=found.need_text("username"),
             followers=followers,
             following=found.count("following_count"),

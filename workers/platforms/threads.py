@@ -71,6 +71,8 @@ class Threads(Graph):
 
 def _profile(account: Account, found: Node) -> Profile:
     handle = found.need_text("username")
+    if account.external_id not in (None, handle.lower()):
+        raise found.bad("username")  # somebody else's numbers
     return Profile(
         account_key=account.account_key,
         external_id=handle.lower(),
