@@ -6,6 +6,7 @@ compared in the parameters that the file names, results in every field that is n
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -136,13 +137,21 @@ def play(server: HTTPServer, exchanges: Sequence[dict[str, Any]]) -> list[Reques
 
 
 def play_spoilt(server: HTTPServer, recording: Recording, spoil: Callable[[Response], Response]) -> None:
-    """Let the server give the last answer of a recording spoilt, what stands before it as it was, and any number of times."""
-    *before, last = recording.exchanges
-    for exchange in before:
-        server.expect_request(exchange["request"]["path"]).respond_with_handler(
-            lambda request, exchange=exchange: recorded_answer(exchange)
-        )
-    server.expect_request(last["request"]["path"]).respond_with_handler(lambda request: spoil(recorded_answer(last)))
+    """Let the server give the last answer of a recording spoilt, those before it as they were, any number of times."""
+
+    def give(request: Request) -> Response:
+        (exchange,) = [one for one in recording.exchanges if _is_asked(one["request"], request)]
+        answer = recorded_answer(exchange)
+        return spoil(answer) if exchange is recording.exchanges[-1] else answer
+
+    server.expect_request(re.compile(".*")).respond_with_handler(give)
+
+
+def _is_asked(recorded: Mapping[str, Any], request: Request) -> bool:
+    query = recorded["query"].items()
+    return request.path == recorded["path"] and all(
+        request.args.get(name) == value for name, value in query if isinstance(value, str)
+    )
 
 
 def recorded_answer(exchange: dict[str, Any]) -> Response:
@@ -162,11 +171,35 @@ class Answer(Struct, frozen=True):
         return parse(self.recording.platform, self.recording.kind, page, self.recording.asked())
 
 
+class GoodAnswers:
+    """Every recorded good call, made once through the real client."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        self._found: dict[tuple[str, str], Answer] = {}
+        for one in load():
+            if one.is_good:
+                play(server, one.exchanges)
+                page = fetch(one, client(READERS[one.platform], server))
+                self._found[one.platform, one.name] = Answer(one, page)
+                server.clear()
+
+    def __getitem__(self, good: tuple[str, str]) -> Answer:
+        """Return the answer of a platform and the name of a recording."""
+        return self._found[good]
+
+    def of(self, platform: str) -> list[Answer]:
+        return [answer for answer in self._found.values() if answer.recording.platform == platform]
+
+
 def fetch(recording: Recording, http: Client) -> Page:
     platform, accounts = READERS[recording.platform], recording.asked()
     if recording.kind == "posts":
         return platform.fetch_posts(accounts[0], http, recording.cursor)
-    return platform.fetch_resolve(accounts, http) if recording.kind == "resolve" else platform.fetch_profiles(accounts, http)
+    return (
+        platform.fetch_resolve(accounts, http)
+        if recording.kind == "resolve"
+        else platform.fetch_profiles(accounts, http)
+    )
 
 
 def parse(platform: str, kind: Kind, page: Page, accounts: Sequence[Account]) -> Said | Posts | Missing:

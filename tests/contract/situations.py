@@ -17,7 +17,7 @@ from workers.reset import DEFAULT_WAIT
 
 Test = Callable[[Platform, Recording], bool]
 
-_ENDED = re.compile(r"suspend|deactivat|terminat|banned|merged", re.IGNORECASE)
+_ENDED = re.compile(r"suspend|deactivat|terminat|deleted|banned|merged", re.IGNORECASE)
 _CLOSED = re.compile(r"private|protected", re.IGNORECASE)
 _LACKS_RIGHTS = re.compile(r"permission|access|feature|enabled|scope|product|administrator|\(403\)", re.IGNORECASE)
 _ENGAGEMENT = ("likes", "comments", "shares", "views")
@@ -34,7 +34,11 @@ class Situation(Struct, frozen=True):
 def lacking(platform: Platform, recordings: Iterable[Recording], excused: Mapping[str, str]) -> list[str]:
     """Return the names of the situations that a platform is neither shown in nor excused from."""
     own = [one for one in recordings if one.platform == platform.name]
-    return [one.name for one in SITUATIONS if one.applies(platform) and one.name not in excused and not shown(one, platform, own)]
+    return [
+        one.name
+        for one in SITUATIONS
+        if one.applies(platform) and one.name not in excused and not shown(one, platform, own)
+    ]
 
 
 def shown(situation: Situation, platform: Platform, recordings: Sequence[Recording]) -> bool:
@@ -62,12 +66,17 @@ def _is_gone(pattern: re.Pattern[str]) -> Test:
 
 
 def _is_not_found(platform: Platform, one: Recording) -> bool:
-    return one.kind != "posts" and any(not (_ENDED.search(why) or _CLOSED.search(why)) or "not found" in why for why in _reasons(one))
+    return one.kind != "posts" and any(
+        not (_ENDED.search(why) or _CLOSED.search(why)) or "not found" in why for why in _reasons(one)
+    )
 
 
 def _is_renamed(platform: Platform, one: Recording) -> bool:
     pairs = zip(one.accounts, one.results, strict=False)
-    return any("external_id" in asked and asked["handle"].lower() != said.get("handle", asked["handle"]).lower() for asked, said in pairs)
+    return any(
+        "external_id" in asked and asked["handle"].lower() != said.get("handle", asked["handle"]).lower()
+        for asked, said in pairs
+    )
 
 
 def _is_partly_read(platform: Platform, one: Recording) -> bool:
@@ -126,18 +135,29 @@ SITUATIONS = (
     Situation("credential refused", _refuses(_any_credential), _takes_credentials),
     Situation("permission missing", _refuses(lambda p: _LACKS_RIGHTS.pattern), _takes_credentials),
     Situation("rate limited", lambda p, one: one.error == "RateLimited"),
-    Situation("rate limited, and says until when", lambda p, one: one.error == "RateLimited" and _retry_at(one) != NOON + DEFAULT_WAIT),
+    Situation(
+        "rate limited, and says until when",
+        lambda p, one: one.error == "RateLimited" and _retry_at(one) != NOON + DEFAULT_WAIT,
+    ),
     Situation("the day's quota is spent", _is_quota_spent, lambda p: p.quota is not None),
-    Situation("posts that go on behind the page", lambda p, one: bool(one.posts) and "cursor" in one.expect, _has_posts),
-    Situation("posts asked for by a cursor", lambda p, one: one.posts is not None and one.cursor is not None, _has_posts),
-    Situation("the last page of posts", lambda p, one: one.posts is not None and "cursor" not in one.expect, _has_posts),
+    Situation(
+        "posts that go on behind the page", lambda p, one: bool(one.posts) and "cursor" in one.expect, _has_posts
+    ),
+    Situation(
+        "posts asked for by a cursor", lambda p, one: one.posts is not None and one.cursor is not None, _has_posts
+    ),
+    Situation(
+        "the last page of posts", lambda p, one: one.posts is not None and "cursor" not in one.expect, _has_posts
+    ),
     Situation(
         "engagement is told",
         lambda p, one: any(name in post for post in one.posts or () for name in _ENGAGEMENT),
         lambda p: _has_posts(p) and p.not_offered.engagement is None,
     ),
     Situation("no posts", lambda p, one: one.posts == [], _has_posts),
-    Situation("posts of an account that is gone", lambda p, one: one.kind == "posts" and any(_reasons(one)), _has_posts),
+    Situation(
+        "posts of an account that is gone", lambda p, one: one.kind == "posts" and any(_reasons(one)), _has_posts
+    ),
 )
 
 _EXACT = "its counts are exact"
@@ -156,6 +176,12 @@ EXCUSED: Mapping[str, Mapping[str, str]] = {
         "hidden count": _NOTHING_HIDDEN,
         "rounded count": _EXACT,
     },
+    "flickr": {
+        "private": "an account is public, its photos may not be",
+        "hidden count": _NOTHING_HIDDEN,
+        "rounded count": _EXACT,
+        "permission missing": "a key may read whatever is public",
+    },
     "instagram": {
         "suspended, deactivated or terminated": _NO_REASON,
         "private": _NO_REASON,
@@ -163,8 +189,20 @@ EXCUSED: Mapping[str, Mapping[str, str]] = {
         "hidden count": _NOTHING_HIDDEN,
         "rounded count": _EXACT,
     },
+    "linkedin": {
+        "suspended, deactivated or terminated": _NO_REASON,
+        "private": "a page is public; its followers may be closed to the token",
+        "renamed: its id leads to another name": "by its id it tells the followers, and no name",
+        "hidden count": _NOTHING_HIDDEN,
+        "rounded count": _EXACT,
+    },
     "mastodon": {
         "private": "a locked account shows its counts and its public posts",
+        "rounded count": _EXACT,
+    },
+    "reddit": {
+        "renamed: its id leads to another name": "names are for good",
+        "hidden count": _NOTHING_HIDDEN,
         "rounded count": _EXACT,
     },
     "threads": {
@@ -174,6 +212,14 @@ EXCUSED: Mapping[str, Mapping[str, str]] = {
         "hidden count": _NOTHING_HIDDEN,
         "rounded count": _EXACT,
         "the day's quota is spent": "it is told as any other limit, with the minutes to wait",
+    },
+    "tiktok": {
+        "suspended, deactivated or terminated": _NO_REASON,
+        "private": _NO_REASON,
+        "renamed: its id leads to another name": _BY_NAME_ONLY,
+        "hidden count": _NOTHING_HIDDEN,
+        "rounded count": _EXACT,
+        "rate limited, and says until when": "it never says",
     },
     "truthsocial": {
         "private": "a locked account shows its counts and its public posts",

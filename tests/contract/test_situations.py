@@ -8,7 +8,7 @@ from pytest_httpserver import HTTPServer
 from pipeline.platforms import Call
 from pipeline.records import Kind
 from tests.contract import playback
-from tests.contract.playback import READERS, Recording, client, play
+from tests.contract.playback import READERS, client, play
 from tests.contract.situations import EXCUSED, SITUATIONS, lacking, shown
 from workers.platforms.base import Base
 
@@ -53,8 +53,15 @@ def told(name: str) -> Iterator[str]:
     """Yield the numbers that a platform's recorded answers were read as."""
     for one in RECORDINGS:
         if one.platform == name:
-            yield from (number for profile in one.profiles for number in ("followers", "following", "posts") if number in profile)
-            yield from ("engagement" for post in one.posts or () if {"likes", "comments", "shares", "views"} & post.keys())
+            yield from (
+                number
+                for profile in one.profiles
+                for number in ("followers", "following", "posts")
+                if number in profile
+            )
+            yield from (
+                "engagement" for post in one.posts or () if {"likes", "comments", "shares", "views"} & post.keys()
+            )
 
 
 @pytest.mark.parametrize("name", READERS)
