@@ -61,7 +61,7 @@ class TikTok(Base):
         return token_of(self, post("/v2/oauth/token/", form=[*pair, GRANT], expect=ANSWERS))
 
     def explain(self, page: Page) -> ScrapeError | None:
-        """Read the error code, which may stand beside status 200 as well. Codes of other statuses add to them."""
+        """Read the error code, which may stand beside status 200 as well; beside others, an unknown one says nothing."""
         error = Node(self.name, page.body).node("error")
         match error.text("code"):
             case None | "ok":
@@ -143,19 +143,8 @@ class TikTok(Base):
         return Posts(
             account_key=account.account_key,
             posts=newest_first(videos),
-            cursor=_own_cursor(found) if body.has("owner") else self._cursor(found, body),
+            cursor=_place(found) if body.has("owner") else _cursor(found, body),
         )
-
-    def _cursor(self, found: Node, body: Node) -> str | None:
-        """Return where a search goes on: in the same month, else in the one before it, until there was no TikTok."""
-        end = body.need_text("end_date")
-        if found.flag("has_more"):
-            return f"{end} {found.need_count('cursor')} {found.need_text('search_id')}"
-        try:
-            earlier = _day(end) - _WINDOW - timedelta(days=1)
-        except (ValueError, OverflowError) as exc:
-            raise body.bad("end_date") from exc
-        return f"{earlier:%Y%m%d}" if earlier > _FIRST_DAY else None
 
 
 def _is_about_nobody(error: Node) -> bool:
@@ -201,8 +190,26 @@ def _post(account: Account, video: Node) -> Post:
     )
 
 
-def _own_cursor(found: Node) -> str | None:
-    return str(found.need_count("cursor")) if found.flag("has_more") else None
+def _cursor(found: Node, body: Node) -> str | None:
+    """Return where a search goes on: in the same month, else in the one before it, until there was no TikTok."""
+    end = body.need_text("end_date")
+    if place := _place(found):
+        return f"{end} {place} {found.need_text('search_id')}"
+    try:
+        earlier = _day(end) - _WINDOW - timedelta(days=1)
+    except (ValueError, OverflowError) as exc:
+        raise body.bad("end_date") from exc
+    return f"{earlier:%Y%m%d}" if earlier > _FIRST_DAY else None
+
+
+def _place(found: Node) -> str | None:
+    """Return where a list goes on, in digits; None at its end."""
+    if not found.flag("has_more"):
+        return None
+    place = found.need_count("cursor")
+    if place is None:
+        raise found.bad("cursor")
+    return str(place)
 
 
 def _day(text: str) -> date:
