@@ -220,8 +220,8 @@ def outcome_of(recording: Recording, http: Client) -> Any:
         found = read(recording, http)
         return plain([found] if isinstance(found, Missing) else found)
     except ScrapeError as exc:
-        retry_at = {"retry_at": exc.retry_at} if hasattr(exc, "retry_at") else {}
-        return plain({"error": type(exc).__name__, "reason": exc.reason} | retry_at)
+        more = {name: getattr(exc, name) for name in ("retry_at", "bad") if hasattr(exc, name)}
+        return plain({"error": type(exc).__name__, "reason": exc.reason} | more)
 
 
 def plain(value: Any) -> Any:
