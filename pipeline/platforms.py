@@ -51,6 +51,11 @@ class NotOffered(Struct, frozen=True, kw_only=True):
     posts: str | None = None
     engagement: str | None = None
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Return the reasons by the number's name, those that there are."""
+        return {name: reason for name in self.__struct_fields__ if (reason := getattr(self, name)) is not None}
+
 
 class Token(Struct, frozen=True):
     """An access token that a platform gave for credentials, and the seconds it lasts."""

@@ -5,10 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from falcon.inspect import inspect_routes
+from redis.asyncio import Redis
 
+from api.app import create_app
+from db.engine import Engines, make_engine
 from pipeline import platforms
 from pipeline.cli import main
 from pipeline.settings import Settings
+from tests import fakes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -31,7 +36,9 @@ def test_every_setting_has_its_line_with_its_default_and_meaning() -> None:
 
 
 def test_every_command_has_its_line() -> None:
-    assert {re.split(r" [A-Z…]|…", command)[0] for command in _rows("operating.md")} == set(_commands(main, "rollcall"))
+    assert {re.split(r" [A-Z…]|…", command)[0] for command in _rows("operating.md")} == set(
+        _commands(main, "rollcall")
+    )
 
 
 def test_every_platform_and_credential_has_its_line() -> None:
@@ -42,6 +49,16 @@ def test_every_platform_and_credential_has_its_line() -> None:
         assert all(name in page for name in names), names
         for call in platform.calls.values():
             assert call.limit in page, (platform.name, call.limit)
+
+
+def test_every_route_has_its_line() -> None:
+    settings = fakes.settings("postgresql:///nowhere", "redis://nowhere")
+    engines = Engines(make_engine("postgresql+psycopg2:///nowhere"))
+    app = create_app(settings, engines, Redis.from_url("redis://nowhere"), enqueue=lambda *_, **__: None)
+    routes = {route.path.replace(":path", "") for route in inspect_routes(app)}
+    page = (DOCS / "api.md").read_text()
+
+    assert set(re.findall(r"(?:GET|POST) (/[^`]*)`", page)) == routes
 
 
 def _commands(command: click.Command, name: str) -> Iterator[str]:

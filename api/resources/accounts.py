@@ -15,14 +15,16 @@ from api.schemas import AccountsQuery, ObjectQuery, chosen_fields, parse, parse_
 from db import reads, tags
 from db.engine import Engines
 from db.reads import AccountStanding, Clock, PastHandle
+from pipeline.platforms import Platform
 
 TTL_S = 900
 
 
 class AccountDetail(AccountStanding, frozen=True, kw_only=True):
-    """One account, with every name it has had."""
+    """One account, with every name it has had, and why its platform doesn't tell some of its numbers."""
 
     handle_history: list[PastHandle]
+    not_offered: dict[str, str]
 
 
 class Accounts:
@@ -55,7 +57,7 @@ class OneAccount:
     """One account by any handle it has had."""
 
     def __init__(
-        self, cached: Cached, engines: Engines, platforms: Mapping[str, object], *, stale_after_s: float
+        self, cached: Cached, engines: Engines, platforms: Mapping[str, Platform], *, stale_after_s: float
     ) -> None:
         self._cached = cached
         self._engines = engines
@@ -74,7 +76,8 @@ class OneAccount:
             clock = Clock(datetime.now(UTC), self._stale_after_s)
             account = find_account(conn, self._platforms, platform, handle, clock)
             past = reads.handles(conn, account.account_key)
-        detail = AccountDetail(**msgspec.structs.asdict(account), handle_history=past)
+        why_not = self._platforms[account.platform].not_offered.reasons
+        detail = AccountDetail(**msgspec.structs.asdict(account), handle_history=past, not_offered=why_not)
         return Content(
             body=msgspec.json.encode(picked(detail, names)),
             tags=frozenset({tags.account(account.account_key)}),

@@ -17,6 +17,7 @@ from api.schemas import HistoryQuery, Interval, chosen_fields, parse
 from db import reads, tags
 from db.engine import Engines
 from db.reads import AccountStanding, Clock, Day
+from pipeline.platforms import Platform
 
 TTL_S = 600
 
@@ -38,7 +39,10 @@ class Annotation(Struct, frozen=True, rename={"first": "from", "last": "to"}):
 
 
 class History(Struct, frozen=True, kw_only=True):
-    """Columns of equal length, oldest first; None where there was no reading, or the platform didn't say."""
+    """Columns of equal length, oldest first; None where there was no reading, or the platform didn't say.
+
+    `not_offered` says of a column that the platform never fills why not.
+    """
 
     account: AccountStanding
     dates: list[date]
@@ -46,6 +50,7 @@ class History(Struct, frozen=True, kw_only=True):
     following: list[int | None]
     posts: list[int | None]
     engagement: list[int | None]
+    not_offered: dict[str, str]
     gaps: list[Gap]
     annotations: list[Annotation]
 
@@ -54,7 +59,7 @@ class AccountHistory:
     """One account's history by any handle it has had."""
 
     def __init__(
-        self, cached: Cached, engines: Engines, platforms: Mapping[str, object], *, stale_after_s: float
+        self, cached: Cached, engines: Engines, platforms: Mapping[str, Platform], *, stale_after_s: float
     ) -> None:
         self._cached = cached
         self._engines = engines
@@ -95,6 +100,7 @@ class AccountHistory:
             following=[None if day is None else day.following for day in newest],
             posts=[None if day is None else day.posts for day in newest],
             engagement=[None if day is None else day.engagement for day in newest],
+            not_offered=self._platforms[account.platform].not_offered.reasons,
             gaps=gaps(days, first, min(last, now.date()), known, account),
             annotations=[Annotation(note.from_date, note.to_date, note.note) for note in notes],
         )

@@ -355,3 +355,16 @@ def test_a_closed_api_shows_nothing_without_a_key_not_even_what_is_cached(
         with transaction(engine) as conn:
             keys.revoke(conn, key_id)
         assert api.get("/api/summary", Authorization=f"Bearer {token}").status_code == 401
+
+
+def test_what_a_platform_does_not_offer_is_null_with_its_reason(api: InProcess, engine: Engine) -> None:
+    with transaction(engine) as conn:
+        keep(conn, add_account(conn, "youtube/agency"), 5)
+        keep(conn, add_account(conn, "x/agency"), 5)
+    reason = "only the channel's owner may read it"
+    assert api.get("/api/accounts/youtube/agency").json["not_offered"] == {"following": reason}
+    history = api.get("/api/history/youtube/agency").json
+    assert history["not_offered"] == {"following": reason}
+    assert set(history["following"]) == {None}
+    assert api.get("/api/history/x/agency").json["not_offered"] == {}
+    assert "not offered: only the channel&#39;s owner may read it" in api.get("/").text
