@@ -1,12 +1,13 @@
 """The situations that every platform with a reader is shown in, by its recorded answers or by a reason why not.
 
-Whether a recording shows a situation is read from what must come of it, so none can claim to show one. What breaks on
-any way to any platform (5xx, empty and truncated bodies, pages of HTML, refusals) needs no recording: see
-test_transport.py.
+Whether a recording shows a situation is read from what must come of it, so none can claim to show one. What a platform
+declares (numbers not offered, batches, quota, credentials) decides which it can be in; the other reasons stand in
+EXCUSED. What happens on the way to any platform needs no recording: see test_transport.py; nor does what may happen to
+any number: see test_numbers.py.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from msgspec import Struct
@@ -19,7 +20,8 @@ Test = Callable[[Platform, Recording], bool]
 
 _ENDED = re.compile(r"suspend|deactivat|terminat|deleted|banned|merged", re.IGNORECASE)
 _CLOSED = re.compile(r"private|protected", re.IGNORECASE)
-_LACKS_RIGHTS = re.compile(r"permission|access|feature|enabled|scope|product|administrator|\(403\)", re.IGNORECASE)
+_NOT_THERE = re.compile(r"not found|no such|no \w+ has", re.IGNORECASE)
+_LACKS_RIGHTS = re.compile(r"permission|feature|advanced access|enabled|scope|doesn't include|\(403\)", re.IGNORECASE)
 _ENGAGEMENT = ("likes", "comments", "shares", "views")
 
 
@@ -31,13 +33,12 @@ class Situation(Struct, frozen=True):
     applies: Callable[[Platform], bool] = lambda platform: True
 
 
-def lacking(platform: Platform, recordings: Iterable[Recording], excused: Mapping[str, str]) -> list[str]:
+def lacking(platform: Platform, recordings: Sequence[Recording], excused: Mapping[str, str]) -> list[str]:
     """Return the names of the situations that a platform is neither shown in nor excused from."""
-    own = [one for one in recordings if one.platform == platform.name]
     return [
         one.name
         for one in SITUATIONS
-        if one.applies(platform) and one.name not in excused and not shown(one, platform, own)
+        if one.applies(platform) and one.name not in excused and not shown(one, platform, recordings)
     ]
 
 
@@ -66,9 +67,7 @@ def _is_gone(pattern: re.Pattern[str]) -> Test:
 
 
 def _is_not_found(platform: Platform, one: Recording) -> bool:
-    return one.kind != "posts" and any(
-        not (_ENDED.search(why) or _CLOSED.search(why)) or "not found" in why for why in _reasons(one)
-    )
+    return one.kind != "posts" and any(map(_NOT_THERE.search, _reasons(one)))
 
 
 def _is_renamed(platform: Platform, one: Recording) -> bool:
@@ -83,20 +82,20 @@ def _is_partly_read(platform: Platform, one: Recording) -> bool:
     return one.error == "BatchRefused" or (bool(one.profiles) and len(one.profiles) < len(one.results))
 
 
-def _refuses(pattern: Callable[[Platform], str]) -> Test:
-    """Return a test for a refusal, of everything or of one account, whose reason has the pattern."""
-
-    def is_shown(platform: Platform, one: Recording) -> bool:
-        reasons = [said["reason"] for said in one.results if said.get("result") == "blocked"]
-        if one.error == "NotAllowed":
-            reasons.append(one.expect["reason"])
-        return any(re.search(pattern(platform), reason, re.IGNORECASE) for reason in reasons)
-
-    return is_shown
+def _refusals(one: Recording) -> Iterator[str]:
+    """Yield why the platform answers not at all, or not about an account."""
+    if one.error == "NotAllowed":
+        yield one.expect["reason"]
+    yield from (said["reason"] for said in one.results if said.get("result") == "blocked")
 
 
-def _any_credential(platform: Platform) -> str:
-    return "|".join((*platform.needs, *platform.instead, *platform.uses))
+def _is_credential_refused(platform: Platform, one: Recording) -> bool:
+    named = re.compile("|".join((*platform.needs, *platform.instead, *platform.uses)))
+    return any(named.search(why) and not _LACKS_RIGHTS.search(why) for why in _refusals(one))
+
+
+def _is_permission_missing(platform: Platform, one: Recording) -> bool:
+    return any(map(_LACKS_RIGHTS.search, _refusals(one)))
 
 
 def _retry_at(one: Recording) -> datetime:
@@ -116,10 +115,6 @@ def _has_posts(platform: Platform) -> bool:
     return "posts" in platform.calls
 
 
-def _takes_credentials(platform: Platform) -> bool:
-    return bool(_any_credential(platform))
-
-
 SITUATIONS = (
     Situation("the followers are told", _is_told("followers"), lambda p: p.not_offered.followers is None),
     Situation("who it follows is told", _is_told("following"), lambda p: p.not_offered.following is None),
@@ -132,8 +127,8 @@ SITUATIONS = (
     Situation("renamed: its id leads to another name", _is_renamed),
     Situation("hidden count", _has_precision("hidden")),
     Situation("rounded count", _has_precision("rounded")),
-    Situation("credential refused", _refuses(_any_credential), _takes_credentials),
-    Situation("permission missing", _refuses(lambda p: _LACKS_RIGHTS.pattern), _takes_credentials),
+    Situation("credential refused", _is_credential_refused, lambda p: bool(p.needs or p.uses)),
+    Situation("permission missing", _is_permission_missing, lambda p: bool(p.needs)),
     Situation("rate limited", lambda p, one: one.error == "RateLimited"),
     Situation(
         "rate limited, and says until when",
