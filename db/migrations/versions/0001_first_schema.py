@@ -103,9 +103,7 @@ def upgrade() -> None:
     op.create_table(
         "platform_pause",
         sa.Column("platform", sa.Text(), nullable=False),
-        sa.Column(
-            "credential", sa.Text(), nullable=False, comment="the label of the set that is paused, no secret"
-        ),
+        sa.Column("credential", sa.Text(), nullable=False, comment="the label of the set that is paused, no secret"),
         sa.Column("until", UTC, nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("result", sa.Text(), nullable=False, comment="limited, quota or blocked"),
