@@ -165,10 +165,21 @@ class Answer(Struct, frozen=True):
     recording: Recording
     page: Page
 
-    def read(self, body: Any) -> Said | Posts | Missing:
-        """Read the page with another body in the place of its own."""
-        page = structs.replace(self.page, body=body)
-        return parse(self.recording.platform, self.recording.kind, page, self.recording.asked())
+    def read(self, body: Any, accounts: Sequence[Account] | None = None) -> Said | Posts | Missing:
+        """Read the page with another body in the place of its own, for accounts that are those of the recording."""
+        page, asked = structs.replace(self.page, body=body), accounts or self.recording.asked()
+        return parse(self.recording.platform, self.recording.kind, page, asked)
+
+    def asked_again(self) -> list[Account]:
+        """Return the accounts as they are asked for the next time: by the ids that the answer gives."""
+        asked, found = self.recording.asked(), self.read(self.page.body)
+        if self.recording.kind == "resolve" or not isinstance(found, list):
+            return asked
+        given = {one.account_key: one.external_id for one in found if isinstance(one, Profile)}
+        return [
+            structs.replace(account, external_id=given.get(account.account_key, account.external_id))
+            for account in asked
+        ]
 
 
 class GoodAnswers:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec import structs
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
@@ -18,7 +17,6 @@ from tests.contract.playback import (
     CALLS,
     NOON,
     READERS,
-    Answer,
     GoodAnswers,
     client,
     parse,
@@ -26,12 +24,9 @@ from tests.contract.playback import (
     read,
     shortest_good,
 )
-from tests.contract.test_numbers import SUMS
+from tests.contract.test_numbers import KEYED, SUMS
 
 Found = list[Profile | Missing] | Posts | Missing
-
-# Facebook's answers stand under what was asked for: another id in one is the page's own, where the asked one is an alias.
-KEYED = {"facebook"}
 
 # The same examples in every run, of a number that leaves time for the other tests.
 repeatable = settings(
@@ -104,16 +99,7 @@ def test_a_good_answer_gone_wrong_gives_no_made_up_records(
     good = [answer for answer in good_answers.of(name) if answer.recording.kind == kind]
     answer = good[which % len(good)]
     body = mutant(answer.page.body, mutations, names(good_answers, name))
-    check(name, kind, Page(200, answer.page.headers, body, NOON), asked_again(answer))
-
-
-def asked_again(answer: Answer) -> list[Account]:
-    """Return the accounts of a good answer as they are asked for the next time: by the ids that it gave."""
-    asked, found = answer.recording.asked(), answer.read(answer.page.body)
-    if answer.recording.kind == "resolve" or not isinstance(found, list):
-        return asked
-    given = {one.account_key: one.external_id for one in found if isinstance(one, Profile)}
-    return [structs.replace(account, external_id=given.get(account.account_key)) for account in asked]
+    check(name, kind, Page(200, answer.page.headers, body, NOON), answer.asked_again())
 
 
 @pytest.mark.parametrize(("name", "kind"), CALLS)

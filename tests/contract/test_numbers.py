@@ -15,11 +15,14 @@ from tests.contract.parts import Path, mapped, replaced, walk, without
 from tests.contract.playback import Answer, GoodAnswers
 
 GOOD = [(one.platform, one.name) for one in playback.load() if one.is_good]
+PROFILES = [(one.platform, one.name) for one in playback.load() if one.is_good and one.kind == "profiles"]
 Place = tuple[str | int, str]
 """An account's key or a post's id, and the name of the number."""
 
 # What is added up of two fields, in the platforms where something is.
 SUMS = {"x": {"shares"}, "bluesky": {"shares"}}
+# Facebook's answers stand under what was asked for: another id in one is the page's own, where the asked one is an alias.
+KEYED = {"facebook"}
 # More than any platform has, and beyond what a float holds: a count that passes through one is off by one.
 HUGE = 2**53 + 7
 
@@ -128,3 +131,18 @@ def test_no_account_of_a_batch_is_left_out_or_named_twice(name: str, good_answer
         if isinstance(found, list):
             assert [one.account_key for one in found] == [one.account_key for one in answer.recording.asked()]
             assert all(isinstance(one, Profile | Missing) for one in found)
+
+
+@pytest.mark.parametrize("good", PROFILES, ids="-".join)
+def test_nobody_gets_the_numbers_of_another_id(good: tuple[str, str], good_answers: GoodAnswers) -> None:
+    answer = good_answers[good]
+    accounts = answer.asked_again()
+    ids = [account.external_id.lower() for account in accounts if account.external_id and good[0] not in KEYED]
+    for path, value in walk(answer.page.body):
+        # Reddit's ids begin with the kind of account.
+        if isinstance(value, str | int) and any(
+            one == str(value).lower() or one.endswith(f"_{value}") for one in ids
+        ):
+            another = replaced(answer.page.body, path, type(value)("404404"))
+            for one, account in zip(answer.read(another, accounts), accounts, strict=True):
+                assert isinstance(one, Missing) or one.external_id == account.external_id, path
