@@ -16,6 +16,7 @@ from redis import Redis
 
 from db import claims, partitions
 from db.engine import DatabaseError, Engine, make_engine, transaction
+from db.writes import MixedSources
 from pipeline import log as logs
 from pipeline.app import make_celery
 from pipeline.messages import Purger
@@ -51,6 +52,8 @@ def run(settings: Settings, stop: threading.Event) -> None:
             jobs = planner.tick(now)
             if jobs:
                 log.info("planned", jobs=jobs, took_s=round(time.monotonic() - began, 3))
+        except MixedSources as exc:
+            sys.exit(str(exc))
         except (DatabaseError, OperationalError, OSError) as exc:
             log.error("tick_failed", error=str(exc).splitlines()[0])
         stop.wait(max(0.0, TICK_S - (time.monotonic() - began)))

@@ -72,14 +72,19 @@ def run_job(job_id: str, deps: Deps, credential: str | None) -> None:
         return
     with structlog.contextvars.bound_contextvars(job_id=job.job_id, kind=job.kind, lane=job.lane):
         paused = deps.pauses.until_free(standing)
-        if paused is not None and paused.result == "blocked" and job.lane == "user_requested":
-            paused = None  # nothing hammers a refused credential, but what a person asks for tries it again
-        if paused is None:
-            _call(job, deps, credential or next(iter(deps.clients)), began)
-        elif paused.result == "blocked":
-            _finish(job, deps, Answer(), [Outcome(key, "blocked", paused.reason) for key in _keys(job)], began)
-        else:
+        resting = {pause.credential for pause in standing if pause.platform == job.platform}
+        if paused is not None and paused.result == "blocked":
+            # Nothing hammers a refused credential; only what a person asks for tries it again.
+            if job.lane == "user_requested" and credential is not None:
+                _call(job, deps, credential, began)
+            else:
+                _finish(job, deps, Answer(), [Outcome(key, "blocked", paused.reason) for key in _keys(job)], began)
+        elif paused is not None:
             _give_back(job, deps, paused.until, began)
+        elif credential is None or credential in resting:
+            _give_back(job, deps, now, began)  # another credential is free: the job comes again at once
+        else:
+            _call(job, deps, credential, began)
 
 
 def read(platform: Reader, job: Job, http: Client) -> Answer:

@@ -196,6 +196,28 @@ def test_a_refused_credential_blocks_only_when_no_other_is_left(room: Callable[.
     assert set(found.results().values()) == {"blocked"}
 
 
+def test_a_refused_credential_is_not_asked_while_another_is_free(room: Callable[..., Room], engine: Engine) -> None:
+    found = room(labels="12")
+    job_id = found.claim(2)
+    with transaction(engine) as conn:
+        until = datetime.now(UTC) + timedelta(hours=1)
+        pauses.add(conn, pauses.Pause("bluesky", "1", until, "refused (401)", "blocked"))
+
+    assert found.run(job_id, "1") == "queued"
+    assert found.platform.asked == []
+    assert found.run(job_id, "2") == "succeeded"
+
+
+def test_without_a_slot_no_call_is_made(room: Callable[..., Room]) -> None:
+    found = room()
+    job_id = found.claim(2)
+
+    run_job(job_id, found.deps, None)
+
+    assert found.job(job_id).state == "queued"
+    assert found.platform.asked == []
+
+
 def test_while_a_credential_is_refused_the_sweep_makes_no_call(room: Callable[..., Room], engine: Engine) -> None:
     found = room()
     job_id = found.claim(2)
