@@ -4,43 +4,20 @@ A recorded good answer is read again with one field changed; which fields are co
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from pipeline.errors import BadPage
-from pipeline.records import Missing, Posts, Profile
+from pipeline.records import Missing, Profile
 from tests.contract import playback
+from tests.contract.counts import KEYED, SUMS, Place, counts
 from tests.contract.parts import Path, mapped, replaced, walk, without
 from tests.contract.playback import Answer, GoodAnswers
 
 GOOD = [(one.platform, one.name) for one in playback.load() if one.is_good]
 PROFILES = [(one.platform, one.name) for one in playback.load() if one.is_good and one.kind == "profiles"]
-Place = tuple[str | int, str]
-"""An account's key or a post's id, and the name of the number."""
-
-# What is added up of two fields, in the platforms where something is.
-SUMS = {"x": {"shares"}, "bluesky": {"shares"}}
-# Facebook's answers stand under what was asked for: another id in one is the page's own, where the asked one is an alias.
-KEYED = {"facebook"}
 # More than any platform has, and beyond what a float holds: a count that passes through one is off by one.
 HUGE = 2**53 + 7
-
-
-def counts(found: Any) -> dict[Place, int | None]:
-    """Return every number that was read, those not told as None."""
-    if isinstance(found, Posts):
-        return {
-            (post.post_id, name): getattr(post, name)
-            for post in found.posts
-            for name in ("likes", "comments", "shares", "views")
-        }
-    profiles = [one for one in found if isinstance(one, Profile)] if isinstance(found, list) else []
-    return {
-        (one.account_key, name): getattr(one, name)
-        for one in profiles
-        for name in ("followers", "following", "posts")
-    }
 
 
 def number_fields(answer: Answer) -> Iterator[tuple[Path, str | int, Place]]:

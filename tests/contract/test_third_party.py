@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
 from zipfile import ZipFile
@@ -115,7 +116,9 @@ class Beside:
 
 
 @pytest.fixture
-def beside(database_url: str, redis_url: str, tmp_path: Path, installed: Path, project: Path, httpserver: HTTPServer):
+def beside(
+    database_url: str, redis_url: str, tmp_path: Path, installed: Path, project: Path, httpserver: HTTPServer
+) -> Iterator[Beside]:
     environ = {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
