@@ -85,12 +85,15 @@ def _usages(headers: Mapping[str, str]) -> Iterator[_Usage]:
             yield from usages
 
 
-def retry_at(headers: Mapping[str, str], now: datetime) -> datetime:
-    """Return when a platform that answered 429 may be asked again: always later than `now`, within a day."""
+def retry_at(headers: Mapping[str, str], now: datetime, unsaid: timedelta = DEFAULT_WAIT) -> datetime:
+    """Return when a platform that answered 429 may be asked again: always later than `now`, within a day.
+
+    `unsaid` is the wait where the headers don't say.
+    """
     for moment in _moments(headers, now):
         if moment > now:
             return min(moment, now + LONGEST_WAIT)
-    return now + DEFAULT_WAIT
+    return now + unsaid
 
 
 def _moments(headers: Mapping[str, str], now: datetime) -> Iterator[datetime]:

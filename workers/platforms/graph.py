@@ -5,14 +5,14 @@ Source: https://developers.facebook.com/docs/graph-api/guides/error-handling
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from pipeline.errors import NotAllowed, PlatformDown, RateLimited, ScrapeError
 from pipeline.platforms import Client
 from pipeline.records import Page
 from workers.node import Node
 from workers.platforms.base import Base, PostType
-from workers.reset import LONGEST_WAIT
+from workers.reset import retry_at
 
 _BAD_TOKEN = 190
 _TOKEN_EXPIRED = 463
@@ -24,8 +24,7 @@ _TRY_AGAIN = {1, 2}
 _PERMISSIONS = {10, *range(200, 300)}
 
 # Its windows roll over an hour or a day; how long the wait is stands in a header, in minutes, if at all.
-_DEFAULT_WAIT = timedelta(hours=1)
-_MINUTES = re.compile(r'"estimated_time_to_regain_access"\s*:\s*(\d{1,6})')
+_UNSAID_WAIT = timedelta(hours=1)
 
 _POST_TYPES: Mapping[str, PostType] = {"IMAGE": "image", "CAROUSEL_ALBUM": "image", "VIDEO": "video"}
 
@@ -46,7 +45,9 @@ class Graph(Base):
         code = error.count("code")
         # First the limits: they call themselves transient as well.
         if code in _TOO_MANY:
-            return RateLimited(self.name, "too many requests", retry_at=regain_at(page.headers, page.fetched_at))
+            return RateLimited(
+                self.name, "too many requests", retry_at=retry_at(page.headers, page.fetched_at, _UNSAID_WAIT)
+            )
         if code in _TRY_AGAIN or error.flag("is_transient"):
             return PlatformDown(self.name, "reports an error that passes")
         if code == _BAD_TOKEN:
@@ -65,13 +66,6 @@ def is_missing(error: Node) -> bool:
     if error.count("error_subcode") == _NO_SUCH_OBJECT:
         return True
     return _NOT_THERE.search(error.text("message") or "") is not None
-
-
-def regain_at(headers: Mapping[str, str], now: datetime) -> datetime:
-    """Return when calls are answered again: the longest wait of those that the header names, else in an hour."""
-    minutes = map(int, _MINUTES.findall(headers.get("x-business-use-case-usage", "")))
-    wait = timedelta(minutes=max(minutes, default=0)) or _DEFAULT_WAIT
-    return now + min(wait, LONGEST_WAIT)
 
 
 def media_type(post: Node) -> PostType:
