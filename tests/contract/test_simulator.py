@@ -38,6 +38,9 @@ class World:
         self._pool = urllib3.PoolManager(retries=False, timeout=10)
         self.order("reset")
 
+    def close(self) -> None:
+        self._pool.clear()
+
     def order(self, control: str, **order: object) -> None:
         answer = self._pool.request("POST", f"{self.url}/_simulator/{control}", body=json.dumps(order))
         assert answer.status == 200, answer.data
@@ -65,8 +68,10 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def world(simulator: Simulator) -> World:
-    return World(simulator.url)
+def world(simulator: Simulator) -> Iterator[World]:
+    found = World(simulator.url)
+    yield found
+    found.close()
 
 
 def named(name: str, *words: str) -> list[Account]:
