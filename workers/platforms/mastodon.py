@@ -32,10 +32,11 @@ class Mastodon(Base):
     name = "mastodon"
     title = "Mastodon"
     base_url = "https://{host}"
+    # A server counts all kinds together: 300 in 5 minutes.
     calls: Mapping[Kind, Call] = {
-        "resolve": Call(limit="300/5m"),
-        "profiles": Call(limit="300/5m", batch=40),
-        "posts": Call(limit="300/5m"),
+        "resolve": Call(limit="60/5m"),
+        "profiles": Call(limit="60/5m", batch=40),
+        "posts": Call(limit="180/5m"),
     }
     uses: tuple[str, ...] = ("MASTODON_ACCESS_TOKEN",)
     handle_pattern = _HANDLE

@@ -16,10 +16,11 @@ class TruthSocial(Mastodon):
     title = "Truth Social"
     base_url = "https://truthsocial.com"
     # No limit is published; the headers of its answers speak of 300, as Mastodon's.
+    # All kinds are counted together: 300 in 5 minutes.
     calls: Mapping[Kind, Call] = {
-        "resolve": Call(limit="300/5m"),
-        "profiles": Call(limit="300/5m"),
-        "posts": Call(limit="300/5m"),
+        "resolve": Call(limit="60/5m"),
+        "profiles": Call(limit="120/5m"),
+        "posts": Call(limit="120/5m"),
     }
     uses = ("TRUTHSOCIAL_ACCESS_TOKEN",)
     handle_pattern = r"\w{1,30}"
