@@ -13,7 +13,7 @@ import warnings
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg2
 import redis
@@ -33,10 +33,14 @@ class Postgres(NamedTuple):
     """A running PostgreSQL: `url` is a superuser's address of the database `rollcall`."""
 
     url: str
-    server: object
+    server: Any
+
+    @property
+    def runs(self) -> bool:
+        return bool(self.server.get_postmaster_info().is_running())
 
     def stop(self) -> None:
-        self.server.stop()  # type: ignore[attr-defined]  # the wheel has no types
+        self.server.stop()
 
 
 class Redis(NamedTuple):
@@ -44,6 +48,10 @@ class Redis(NamedTuple):
 
     url: str
     process: subprocess.Popen[bytes] | None
+
+    @property
+    def runs(self) -> bool:
+        return _answers(self.url) if self.process is None else self.process.poll() is None
 
     def stop(self) -> None:
         """Ask it to save and leave; end it when it does not within `STOP_S`."""

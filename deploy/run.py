@@ -7,7 +7,6 @@ import argparse
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,11 +22,13 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from db import migrate, progress, writes
-from db.engine import Engine, make_engine, reading
+from db import migrate, overview, progress, writes
+from db.engine import DatabaseError, Engine, make_engine, reading
+from deploy import ports
 from deploy.embedded import ServerMissing
-from deploy.servers import FOLDER, HERE, Busy, lock, say, servers
+from deploy.servers import FOLDER, HERE, Busy, Servers, given, lock, say, servers
 from pipeline import accounts, platforms
+from pipeline.account_file import NotAList
 from pipeline.settings import Settings, SettingsError, load_settings
 
 FIRST_LIST = HERE / "deploy" / "accounts" / "hhs.csv"
@@ -58,6 +59,9 @@ def main(argv: list[str]) -> int:
     except Busy as exc:
         console.print(f"Rollcall is running in this folder already ({exc}). Stop that one first, or use it.")
         return 1
+    except DatabaseError as exc:
+        console.print(f"The database doesn't answer: {str(exc.orig).splitlines()[0]}", style="red", markup=False)
+        return 1
     except (Failed, ServerMissing, SettingsError) as exc:
         console.print(str(exc), style="red", markup=False)
         return 1
@@ -67,25 +71,32 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./dev run", description="Run Rollcall on this machine.")
-    parser.add_argument("--once", action="store_true", help="stop with 0 when the first reading is complete")
+    parser.add_argument("--once", action="store_true", help="stop with 0 when everything that is due has been read")
     parser.add_argument("--live", action="store_true", help="read the real platforms instead of the simulator")
-    parser.add_argument("--accounts", type=Path, default=FIRST_LIST, help="the list imported on the first run")
+    parser.add_argument("--accounts", type=_file, metavar="FILE", help="the list imported on the first run")
     return parser
 
 
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path
+
+
 def _run(options: argparse.Namespace, stop: threading.Event, held: IO[str]) -> int:
-    extra = _ports()
+    extra = {name: str(port) for name, port in _ports().items()}
     if not options.live:
         extra["SIMULATOR_URL"] = f"http://127.0.0.1:{extra['SIMULATOR_PORT']}"
     extra.setdefault("FLOWER_BASIC_AUTH", f"rollcall:{_flower_password()}")
-    with servers(**extra) as environment:
+    with servers(**extra) as (running, environment):
         if options.live:
             environment = {k: v for k, v in environment.items() if k != "SIMULATOR_URL"}
         settings = load_settings(environment)
         engine = make_engine(settings.database_url.get_secret_value(), pool_size=1, application_name="rollcall run")
         try:
             _prepare(engine, settings, options)
-            return _serve(engine, settings, environment, options, stop, held)
+            return _serve(engine, settings, environment, options, stop, held, running)
         finally:
             engine.dispose()
 
@@ -104,11 +115,22 @@ def _prepare(engine: Engine, settings: Settings, options: argparse.Namespace) ->
         )
         raise Failed(f"This database holds {holds} numbers, and {settings.source} ones never mix with them. {mend}")
     if empty:
-        report = accounts.import_list(engine, options.accounts.read_bytes(), now=datetime.now(UTC))
-        console.print(f"Imported {options.accounts.name}: {', '.join(f'{n} {w}' for w, n in report.counts.items())}")
-        for row in report.rows:
-            if row.verdict in ("rejected", "duplicate"):
-                console.print(f"  row {row.row} {row.verdict}: {row.reason}", markup=False, soft_wrap=True)
+        _import(engine, options.accounts or FIRST_LIST)
+    elif options.accounts:
+        console.print(
+            "The database has accounts already: `rollcall accounts import FILE` brings in more.", style="yellow"
+        )
+
+
+def _import(engine: Engine, file: Path) -> None:
+    try:
+        report = accounts.import_list(engine, file.read_bytes(), now=datetime.now(UTC))
+    except (NotAList, OSError) as exc:
+        raise Failed(f"{file}: {exc}") from exc
+    console.print(f"Imported {file.name}: {', '.join(f'{n} {word}' for word, n in report.counts.items())}")
+    for row in report.rows:
+        if row.verdict in ("rejected", "duplicate"):
+            console.print(f"  row {row.row} {row.verdict}: {row.reason}", markup=False, soft_wrap=True)
 
 
 def _serve(
@@ -118,6 +140,7 @@ def _serve(
     options: argparse.Namespace,
     stop: threading.Event,
     held: IO[str],
+    running: Servers,
 ) -> int:
     """Start the processes, show the first reading, and stay with them."""
     address = f"http://127.0.0.1:{settings.port}/"
@@ -132,7 +155,8 @@ def _serve(
             )
         _wait_for_api(address, stop, started, log)
         say(held, f"pid {os.getpid()}, {address}")
-        _first_reading(engine, stop, started, log)
+        _read_all(engine, stop, started, log)
+        _say_what_is_not_fresh(engine, settings)
         console.print(f"Dashboard: [bold]{address}[/]", soft_wrap=True)
         console.print(f"Flower: http://127.0.0.1:{settings.flower_port}/ (password: .rollcall/flower.password)")
         console.print(f"Log: {log.relative_to(HERE)}")
@@ -141,9 +165,13 @@ def _serve(
         console.print("Ctrl-C stops everything.")
         while not stop.wait(LOOK_S * 4):
             _check(started, log)
+            for server in running.revive():
+                console.print(f"{server} had died: started again.", style="yellow")
             # Accounts of a platform that had none may have been imported meanwhile.
-            start([name for name in _workers(engine) if name not in names])
-            names = [*dict.fromkeys([*names, *_workers(engine)])]
+            with suppress(DatabaseError):  # another's database is away: whoever needs it waits for it, as we do
+                new = [name for name in _workers(engine) if name not in names]
+                start(new)
+                names += new
         return 0
 
 
@@ -198,15 +226,15 @@ def _wait_for_api(
     raise Stopped
 
 
-def _first_reading(
+def _read_all(
     engine: Engine, stop: threading.Event, started: Mapping[str, subprocess.Popen[bytes]], log: Path
 ) -> None:
-    """Show how far it has come until every account was read or has a reason why not."""
-    columns = (SpinnerColumn(), TextColumn("First reading"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    """Show how far it has come until everything that is due was read or has a reason why not."""
+    columns = (SpinnerColumn(), TextColumn("Reading"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar, reading(engine) as conn:
         task = bar.add_task("reading", total=None)
         while True:
-            seen = progress.first_reading(conn)
+            seen = progress.of_reading(conn)
             bar.update(task, completed=seen.done, total=seen.wanted)
             if seen.done >= seen.wanted:
                 return
@@ -215,32 +243,35 @@ def _first_reading(
                 raise Stopped
 
 
+def _say_what_is_not_fresh(engine: Engine, settings: Settings) -> None:
+    """Name what a full bar hides: accounts without new numbers, and why."""
+    with reading(engine) as conn:
+        groups = overview.groups(conn, now=datetime.now(UTC), stale_after_s=settings.stale_after_s)
+    for group in groups:
+        if group.status != "fresh":
+            said = f"{group.accounts} of {group.platform} {group.status}" + (
+                f": {group.reason}" if group.reason else ""
+            )
+            console.print(said, style="yellow", markup=False, soft_wrap=True)
+
+
 def _check(started: Mapping[str, subprocess.Popen[bytes]], log: Path) -> None:
     for names, process in started.items():
         if process.poll() is not None:
             raise Failed(f"The processes ({names}) ended with {process.returncode}; see {log}")
 
 
-def _ports() -> dict[str, str]:
-    """Return a free port for each process that listens; a wanted one that is taken falls to a free one, and says so."""
-    found: dict[str, str] = {}
-    for name, usual in (("PORT", 8000), ("FLOWER_PORT", 5555), ("SIMULATOR_PORT", 8099)):
-        wanted = int(os.environ.get(name) or usual)
-        port = _free(wanted) or _free(0)
-        if port != wanted:
-            console.print(f"{name} {wanted} is taken: using {port}.")
-        found[name] = str(port)
+def _ports() -> Mapping[str, int]:
+    """Return the ports of this run, and say of one that was taken which one is used instead."""
+    settings = given()
+    try:
+        found = ports.choose(settings)
+    except ValueError as exc:
+        raise Failed(str(exc)) from exc
+    for name, port in ports.wanted(settings):
+        if port not in (0, found[name]):
+            console.print(f"{name} {port} is taken: using {found[name]}.")
     return found
-
-
-def _free(port: int) -> int | None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return None
-        return int(probe.getsockname()[1])
 
 
 def _flower_password() -> str:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -30,16 +30,17 @@ class Busy(Exception):
 def lock() -> Iterator[IO[str]]:
     """Hold this checkout's servers for this process. Raises Busy with what the holder said of itself."""
     FOLDER.mkdir(exist_ok=True)
-    file = (FOLDER / "run.lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        raise Busy(file.read().strip() or "another process") from None
-    with file:
+    with (FOLDER / "run.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Busy(file.read().strip() or "another process") from None
         say(file, f"pid {os.getpid()}")
-        yield file
-        say(file, "")
+        try:
+            yield file
+        finally:
+            say(file, "")
 
 
 def say(file: IO[str], text: str) -> None:
@@ -50,36 +51,65 @@ def say(file: IO[str], text: str) -> None:
     file.flush()
 
 
+def given() -> Mapping[str, str]:
+    """Return what the environment and `.env` set; the environment outranks the file."""
+    return {k: v for k, v in dotenv_values(HERE / ".env").items() if v} | dict(os.environ)
+
+
+class Servers:
+    """The embedded servers of a run; None where a setting names another."""
+
+    def __init__(self, named: Mapping[str, str]) -> None:
+        self._postgres = None if "DATABASE_URL" in named else start_postgres(FOLDER / "postgres")
+        self._redis = None if "REDIS_URL" in named else start_redis(FOLDER / "redis")
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Return the settings that say where the embedded servers are."""
+        found = {"DATABASE_URL": self._postgres, "REDIS_URL": self._redis}
+        return {name: server.url for name, server in found.items() if server}
+
+    def revive(self) -> list[str]:
+        """Start again what has died, with its data and at its address; return the names."""
+        revived = []
+        if self._postgres and not self._postgres.runs:
+            self._postgres = start_postgres(FOLDER / "postgres")
+            revived.append("PostgreSQL")
+        if self._redis and not self._redis.runs:
+            self._redis = start_redis(FOLDER / "redis")
+            revived.append("Redis")
+        return revived
+
+    def stop(self) -> None:
+        for server in (self._redis, self._postgres):
+            if server:
+                server.stop()
+
+
 @contextmanager
-def servers(**extra: str) -> Iterator[Mapping[str, str]]:
-    """Start what isn't named, write down where it is, and yield the environment for processes that use it.
+def servers(**extra: str) -> Iterator[tuple[Servers, Mapping[str, str]]]:
+    """Start what isn't named, write down where it is, and yield it with the environment for processes that use it.
 
     `extra` are settings that the processes of this run share besides.
     """
-    given = {k: v for k, v in dotenv_values(HERE / ".env").items() if v} | dict(os.environ)
-    found = dict(extra)
-    with ExitStack() as stack:
-        if "DATABASE_URL" not in given:
-            postgres = start_postgres(FOLDER / "postgres")
-            stack.callback(postgres.stop)
-            found["DATABASE_URL"] = postgres.url
-        if "REDIS_URL" not in given:
-            redis = start_redis(FOLDER / "redis")
-            stack.callback(redis.stop)
-            found["REDIS_URL"] = redis.url
-        # For `rollcall` in another terminal; it goes when the servers do.
-        noted = HERE / EMBEDDED_ENV
+    running = Servers(given())
+    # For `rollcall` in another terminal; it goes when the servers do.
+    noted = HERE / EMBEDDED_ENV
+    try:
+        found = {**extra, **running.urls}
         noted.touch(mode=0o600)
         noted.write_text("".join(f"{name}={value}\n" for name, value in found.items()))
-        stack.callback(noted.unlink, missing_ok=True)
-        yield {**os.environ, **found}
+        yield running, {**os.environ, **found}
+    finally:
+        noted.unlink(missing_ok=True)
+        running.stop()
 
 
 def main(argv: list[str]) -> int:
     """Run `rollcall …` with this checkout's servers, started for it unless they run already."""
     command = [str(Path(sys.executable).with_name("rollcall")), *argv]
     try:
-        with lock(), servers() as environment:
+        with lock(), servers() as (_, environment):
             return subprocess.run(command, env=dict(environment), check=False).returncode
     except Busy:
         return subprocess.run(command, check=False).returncode

@@ -54,6 +54,11 @@ def test_it_serves_until_ctrl_c_keeps_its_data_and_says_when_it_runs_already(che
     victim.kill()
     _wait(lambda: (found := _worker(checkout, "x")) and found.pid != victim.pid, "a new worker for the one killed")
 
+    for server in ("postgres", "redis-server"):
+        _server(checkout, server).kill()
+    _wait(lambda: (checkout / "run.log").read_text().count("had died: started again") == 2, "both servers again")
+    _wait(lambda: _summary(address) == items, "the same numbers")
+
     second = _run(checkout)
     assert second.returncode == 1
     assert "running in this folder already" in second.stdout
@@ -84,6 +89,25 @@ def test_a_taken_port_falls_to_a_free_one_and_says_which(checkout: Path) -> None
 
     assert done.returncode == 0, done.stdout
     assert f"PORT {port} is taken: using" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "said"),
+    [
+        ((), {"PORT": "abc"}, "PORT=abc is no port"),
+        ((), {"FLOWER_PORT": "80000"}, "FLOWER_PORT=80000 is no port"),
+        (("--accounts", "/nope.csv"), {}, "there is no file /nope.csv"),
+    ],
+)
+def test_what_is_wrong_from_the_start_is_said_in_a_line(
+    checkout: Path, options: tuple[str, ...], environ: dict[str, str], said: str
+) -> None:
+    done = _run(checkout, *options, **environ)
+
+    assert done.returncode != 0
+    assert said in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not _children_of(checkout)
 
 
 def test_live_numbers_are_refused_beside_simulated_ones_until_those_are_cleared(checkout: Path) -> None:
@@ -159,6 +183,13 @@ def _worker(checkout: Path, platform: str) -> psutil.Process | None:
             if process.cmdline()[1:] == ["-m", "workers", platform]:
                 return process
     return None
+
+
+def _server(checkout: Path, name: str) -> psutil.Process:
+    """Return the embedded server of this name: of PostgreSQL's processes the one that started the others."""
+    found = [process for process in _children_of(checkout) if process.name() == name]
+    (first,) = [process for process in found if process.ppid() not in {other.pid for other in found}]
+    return first
 
 
 def _wait(condition: Callable[[], object], what: str) -> None:
