@@ -49,6 +49,11 @@ def test_it_serves_until_ctrl_c_keeps_its_data_and_says_when_it_runs_already(che
     address = _address(running, checkout)
     items = _summary(address)
 
+    seen = _simulator(checkout)
+    assert not any(seen["violations"].values())
+    assert seen["batches"]["x"]["users/by"]["largest"] == 43
+    assert seen["requests"]["x"]["users/by"] == 1
+
     victim = _worker(checkout, "x")
     assert victim is not None
     victim.kill()
@@ -174,6 +179,13 @@ def _address(running: subprocess.Popen[bytes], checkout: Path) -> str:
 def _summary(address: str) -> list[dict[str, Any]]:
     with urllib.request.urlopen(f"{address}api/summary?per_page=1000") as answer:
         return list(json.load(answer)["items"])
+
+
+def _simulator(checkout: Path) -> dict[str, Any]:
+    """Return what the simulator of the running system saw."""
+    settings = dict(line.split("=", 1) for line in (checkout / ".rollcall" / "env").read_text().splitlines())
+    with urllib.request.urlopen(f"{settings['SIMULATOR_URL']}/_simulator/state") as answer:
+        return dict(json.load(answer))
 
 
 def _worker(checkout: Path, platform: str) -> psutil.Process | None:
