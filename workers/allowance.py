@@ -1,7 +1,8 @@
 """What the platforms' limits still give, shared by every worker on every machine through Redis.
 
 One "next allowed time" per task and credential spaces the calls evenly, so that unused allowance never becomes a burst.
-The clock is Redis's own. A credential's pause, and the units used of its day's quota, stand beside it.
+The clock is Redis's own. A credential's pause, its block (it was refused), and the units used of its day's quota stand
+beside it.
 """
 
 from collections.abc import Sequence
@@ -16,35 +17,40 @@ from pipeline.platforms import Platform, Quota, midnight_after
 
 NEXT_KEY = "rollcall:allowance:next:"
 PAUSE_KEY = "rollcall:allowance:pause:"
+BLOCK_KEY = "rollcall:allowance:block:"
 QUOTA_KEY = "rollcall:allowance:quota:"
 
-# KEYS next, pause and quota of each credential; ARGV space between two calls (s), requests, units a day (0: no quota),
-# seconds until the quota is renewed, then for each credential the pause to set when its quota is spent.
+# KEYS next, pause, block and quota of each credential; ARGV space between two calls (s), requests, units a day (0: no
+# quota), seconds until the quota is renewed, then for each credential the pause to set when its quota is spent.
 # Returns seconds to wait as a string, and the credential that may be used, counted from 1: 0 with a wait of 0 says that
-# all are paused. Of those that may be used, the one that rested longest is.
+# all are paused. Of those that may be used, the one that rested longest is; a blocked one only where all are blocked,
+# since what a person asks for tries it again.
 _RESERVE = """
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
 local space, requests, per_day = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local chosen, earliest = 0, 0
-for i = 1, #KEYS / 3 do
-  local next_key, pause_key, quota_key = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
+local chosen, earliest, least_blocked = 0, 0, 0
+for i = 1, #KEYS / 4 do
+  local next_key, pause_key, block_key, quota_key = KEYS[4 * i - 3], KEYS[4 * i - 2], KEYS[4 * i - 1], KEYS[4 * i]
   if redis.call('EXISTS', pause_key) == 0 then
     if per_day > 0 and tonumber(redis.call('GET', quota_key) or '0') + requests > per_day then
       redis.call('SET', pause_key, ARGV[4 + i], 'EX', ARGV[4])
     else
       local allowed = tonumber(redis.call('GET', next_key) or '0')
-      if chosen == 0 or allowed < earliest then chosen, earliest = i, allowed end
+      local blocked = redis.call('EXISTS', block_key)
+      if chosen == 0 or blocked < least_blocked or (blocked == least_blocked and allowed < earliest) then
+        chosen, earliest, least_blocked = i, allowed, blocked
+      end
     end
   end
 end
 if chosen == 0 then return {'0', 0} end
 if earliest > now then return {string.format('%.6f', earliest - now), 0} end
 if per_day > 0 then
-  redis.call('INCRBY', KEYS[3 * chosen], requests)
-  redis.call('EXPIRE', KEYS[3 * chosen], ARGV[4])
+  redis.call('INCRBY', KEYS[4 * chosen], requests)
+  redis.call('EXPIRE', KEYS[4 * chosen], ARGV[4])
 end
-redis.call('SET', KEYS[3 * chosen - 2], string.format('%.6f', now + space), 'EX', math.ceil(space) + 1)
+redis.call('SET', KEYS[4 * chosen - 3], string.format('%.6f', now + space), 'EX', math.ceil(space) + 1)
 return {'0', chosen}
 """
 
@@ -90,6 +96,7 @@ class SharedAllowance:
             keys += [
                 f"{NEXT_KEY}{task}:{label}",
                 f"{PAUSE_KEY}{platform.name}:{label}",
+                f"{BLOCK_KEY}{platform.name}:{label}",
                 f"{QUOTA_KEY}{platform.name}:{label}:{renewed_at:%Y%m%dT%H}",
             ]
             spent.append(msgspec.json.encode(Pause(platform.name, label, renewed_at, reason, "quota")))
@@ -102,12 +109,17 @@ class SharedAllowance:
         self._slow(keys=[f"{NEXT_KEY}{task}:{credential}"], args=[for_s])
 
     def pause(self, pause: Pause) -> None:
-        """Let nobody call the platform with this credential until the pause ends."""
+        """Let nobody call with this credential until the pause ends; with a refused one while another may be used."""
         left = int((pause.until - datetime.now(UTC)).total_seconds() * 1000)
         if left > 0:
-            self._redis.set(f"{PAUSE_KEY}{pause.platform}:{pause.credential}", msgspec.json.encode(pause), px=left)
+            key = BLOCK_KEY if pause.result == "blocked" else PAUSE_KEY
+            self._redis.set(f"{key}{pause.platform}:{pause.credential}", msgspec.json.encode(pause), px=left)
+
+    def unblock(self, platform: str, credential: str) -> None:
+        """Let a refused credential be used like the others again."""
+        self._redis.delete(f"{BLOCK_KEY}{platform}:{credential}")
 
     def paused(self, platform: str, credential: str) -> Pause | None:
-        """Return the credential's pause, or None."""
+        """Return the credential's pause for a limit, or None."""
         raw = self._redis.get(f"{PAUSE_KEY}{platform}:{credential}")
         return None if raw is None else msgspec.json.decode(raw, type=Pause)

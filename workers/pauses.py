@@ -1,7 +1,8 @@
 """When a platform says to slow down or to stop: a pause of the credential, for every worker and the planner.
 
 A pause stands in the database, where the planner looks before it claims, and in Redis, where every worker looks
-before it calls. A pause for a refused credential stands in the database only: what a person asks for tries it again.
+before it calls. A refused credential is left alone while another may be used; where none is left, only what a person
+asks for tries it again.
 """
 
 import math
@@ -67,8 +68,7 @@ class Pauses:
         """Pause a credential, for the planner and for every worker."""
         with transaction(self._engine) as conn:
             pauses.add(conn, pause)
-        if pause.result != "blocked":
-            self._tell_redis(lambda: self._allowance.pause(pause))
+        self._tell_redis(lambda: self._allowance.pause(pause))
         log.warning(
             "paused",
             credential=pause.credential,
@@ -76,6 +76,10 @@ class Pauses:
             reason=pause.reason,
             result=pause.result,
         )
+
+    def unblock(self, credential: str) -> None:
+        """Tell every worker that a refused credential works again: after the commit that ended its pause."""
+        self._tell_redis(lambda: self._allowance.unblock(self._platform.name, credential))
 
     def heed(self, kind: Kind, credential: str, said: Allowance, now: datetime) -> None:
         """Slow down before the platform has to say 429: its headers outrank our table of limits."""

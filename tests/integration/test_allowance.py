@@ -11,7 +11,7 @@ from redis import Redis
 
 from db.pauses import Pause
 from pipeline import platforms
-from workers.allowance import NEXT_KEY, PAUSE_KEY, SharedAllowance, Slot
+from workers.allowance import BLOCK_KEY, NEXT_KEY, PAUSE_KEY, SharedAllowance, Slot
 
 X = platforms.load()["x"]
 YOUTUBE = platforms.load()["youtube"]
@@ -123,3 +123,58 @@ def test_a_paused_credential_leaves_the_work_to_the_others(redis: Redis) -> None
 
     assert slots[0].credential == "2"
     assert slots[1].wait_s > 29
+
+
+def block(allowance: SharedAllowance, credential: str) -> None:
+    until = datetime.now(UTC) + timedelta(seconds=60)
+    allowance.pause(Pause("x", credential, until, "refused (401)", "blocked"))
+
+
+def test_a_refused_credential_gets_no_slot_while_another_may_be_used(redis: Redis) -> None:
+    allowance = SharedAllowance(redis)
+    block(allowance, "1")
+
+    slots = [allowance.reserve("scrape.x.posts", X, ["1", "2"], space_s=30, requests=1) for _ in range(2)]
+
+    assert slots[0].credential == "2"
+    assert 29 < slots[1].wait_s <= 30
+    assert 0 < redis.pttl(f"{BLOCK_KEY}x:1") <= 60_000
+
+
+def test_where_none_is_left_but_refused_credentials_they_take_turns(redis: Redis) -> None:
+    allowance = SharedAllowance(redis)
+    allowance.pause(Pause("x", "1", datetime.now(UTC) + timedelta(seconds=60), "too many requests", "limited"))
+    for credential in "23":
+        block(allowance, credential)
+
+    slots = [allowance.reserve("scrape.x.posts", X, ["1", "2", "3"], space_s=30, requests=1) for _ in range(3)]
+
+    assert [slot.credential for slot in slots] == ["2", "3", None]
+
+
+def test_a_credential_that_works_again_gets_slots_at_once_unless_it_is_limited(redis: Redis) -> None:
+    allowance = SharedAllowance(redis)
+    for credential in "12":
+        block(allowance, credential)
+    allowance.pause(Pause("x", "2", datetime.now(UTC) + timedelta(seconds=60), "too many requests", "limited"))
+
+    for credential in "12":
+        allowance.unblock("x", credential)
+
+    slots = [allowance.reserve("scrape.x.posts", X, ["1", "2"], space_s=30, requests=1) for _ in range(2)]
+    assert slots[0] == GO
+    assert slots[1].wait_s > 29
+
+
+def test_the_day_of_each_credential_is_counted_for_itself(redis: Redis) -> None:
+    allowance = SharedAllowance(redis)
+    quota = YOUTUBE.quota
+    assert quota is not None
+
+    slots = [
+        allowance.reserve(task, YOUTUBE, ["1", "2"], space_s=30, requests=quota.per_day)
+        for task in ("scrape.youtube.posts", "scrape.youtube.profiles", "scrape.youtube.resolve")
+    ]
+
+    assert [slot.credential for slot in slots] == ["1", "2", None]
+    assert slots[2] == PAUSED

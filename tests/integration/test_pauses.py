@@ -76,7 +76,21 @@ def test_a_refused_credential_rests_for_the_planner_but_a_person_may_try_it(
 
     with transaction(engine) as conn:
         assert [pause.result for pause in pauses.standing(conn, datetime.now(UTC))] == ["blocked"]
-    assert allowance.paused("x", "1") is None
+    assert allowance.reserve("scrape.x.profiles", X, ["1"], space_s=1, requests=1).credential == "1"
+
+
+def test_every_worker_leaves_a_refused_credential_alone_until_it_works_again(
+    engine: Engine, allowance: SharedAllowance
+) -> None:
+    found = Pauses(engine, X, ["1", "2"], allowance)
+    found.add(Pause("x", "1", datetime.now(UTC) + HOUR, "refused", "blocked"))
+
+    def taken(task: str) -> list[str | None]:
+        return [allowance.reserve(task, X, ["1", "2"], space_s=30, requests=1).credential for _ in range(2)]
+
+    assert taken("scrape.x.profiles") == ["2", None]
+    found.unblock("1")
+    assert taken("scrape.x.posts") == ["1", "2"]
 
 
 @pytest.mark.parametrize(
