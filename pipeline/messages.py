@@ -42,6 +42,11 @@ return seq
 """
 
 
+def broker_errors(url: str) -> tuple[type[Exception], ...]:
+    """Return what a broker that is away raises: each transport has errors of its own, and few are OSErrors."""
+    return (*Connection(url).connection_errors, OperationalError, OSError)
+
+
 def task_name(platform: str, kind: Kind) -> str:
     """Return the Celery task of one platform and kind of call: Celery keeps one bucket per name."""
     return f"scrape.{platform}.{kind}"
@@ -110,7 +115,7 @@ def listen_purges(
             with _drained(url, heard, stop) as drain:
                 on_connect()
                 drain()
-        except (*Connection(url).connection_errors, OperationalError, OSError) as exc:
+        except broker_errors(url) as exc:
             log.warning("purge_listener_down", error=type(exc).__name__)
         finally:
             on_disconnect()
@@ -135,7 +140,10 @@ def _drained(url: str, heard: Callable[..., None], stop: threading.Event) -> Ite
 
 
 def receive_metrics(url: str, take: Callable[[Sequence[Metric]], None], stop: threading.Event) -> None:
-    """Hand over metrics in batches of about a second, acknowledged when `take` has returned; until `stop`."""
+    """Hand over metrics in batches of about a second, acknowledged when `take` has returned; until `stop`.
+
+    Raises one of `broker_errors` when the broker goes away; what was not acknowledged comes again.
+    """
     waiting: list[tuple[Metric, Any]] = []
 
     def heard(body: object, message: Any) -> None:

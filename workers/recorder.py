@@ -6,12 +6,11 @@ import threading
 from collections.abc import Sequence
 
 import structlog
-from kombu.exceptions import OperationalError
 
 from db import metrics
 from db.engine import DatabaseError, Engine, make_engine, transaction
 from pipeline import log as logs
-from pipeline.messages import receive_metrics
+from pipeline.messages import broker_errors, receive_metrics
 from pipeline.settings import Settings, SettingsError, load_settings
 
 log = structlog.get_logger("workers.recorder")
@@ -26,10 +25,11 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
         with transaction(engine) as conn:
             metrics.add(conn, found)
 
+    away: tuple[type[Exception], ...] = (DatabaseError, *broker_errors(settings.broker))
     while not stop.is_set():
         try:
             receive_metrics(settings.broker, keep, stop)
-        except (DatabaseError, OperationalError, OSError) as exc:
+        except away as exc:
             log.error("recorder_waits", error=type(exc).__name__)
             stop.wait(RETRY_S)
 
