@@ -117,6 +117,9 @@ class Client(Protocol):
     def credential(self, name: str) -> str | None:
         """Return the credential with this environment name, or None when it is not set."""
 
+    def named(self, reason: str) -> str:
+        """Return a reason that names credentials as the platform declares them with the names that they are set by."""
+
 
 class Platform(Protocol):
     """One platform, one file. Class attributes are declarations; methods keep no state."""

@@ -45,6 +45,7 @@ def _maker(settings: Settings, platform: Platform, credentials: Credentials, poo
             pool=pool,
             base_url=settings.base_url(platform),
             credentials=credentials.values,
+            label=credentials.label,
             deadline_s=settings.http_deadline_s,
             user_agent=settings.user_agent,
             now=lambda: datetime.now(UTC),

@@ -61,8 +61,9 @@ class HttpClient:
     """A `pipeline.platforms.Client`, bound to one platform. Cheap to make and safe to share between threads.
 
     `pool` (from `make_pool`) holds the kept-alive connections: one per process. `credentials` holds what is set, by
-    environment name; `tokens` what they gave access to, for every client with the same ones. `heed` is told what each
-    answer's headers say of the limit; `look` is shown each answer, but none that carries a token.
+    environment name, and `label` says which set they are; `tokens` holds what they gave access to, for every client with
+    the same ones. `heed` is told what each answer's headers say of the limit; `look` is shown each answer, but none that
+    carries a token.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class HttpClient:
         user_agent: str,
         now: Callable[[], datetime],
         heed: Callable[[Allowance], None],
+        label: str = "1",
         tokens: TokenStore | None = None,
         look: Callable[[Page], None] = lambda page: None,
     ) -> None:
@@ -87,6 +89,7 @@ class HttpClient:
         self._user_agent = user_agent
         self._now = now
         self._heed = heed
+        self._label = label
         self._tokens = tokens or TokenStore()
         self._look = look
 
@@ -99,6 +102,14 @@ class HttpClient:
         if not _is_header_text(value):
             raise NotAllowed(self._platform.name, f"{name} holds characters that a header can't carry")
         return value
+
+    def named(self, reason: str) -> str:
+        """Return a reason with `_2`, `_3` and so on behind the names of credentials, where they are a further set."""
+        platform = self._platform
+        names = (*platform.needs, *platform.instead, *platform.uses)
+        if self._label == "1" or not names:
+            return reason
+        return re.sub(rf"\b({'|'.join(names)})\b", rf"\1_{self._label}", reason)
 
     def token(self) -> str:
         """Return the access token of these credentials. Raises what its request meets."""

@@ -88,7 +88,19 @@ def run_job(job_id: str, deps: Deps, credential: str | None) -> None:
 
 
 def read(platform: Reader, job: Job, http: Client) -> Answer:
-    """Ask the platform for the job's accounts: `fetch` is the only I/O, `parse` is pure."""
+    """Ask the platform for the job's accounts. A reason names credentials as they are set, by `http.named`."""
+    try:
+        answer = _read(platform, job, http)
+    except NotAllowed as exc:
+        raise NotAllowed(exc.platform, http.named(exc.reason)) from exc
+    except BatchRefused as exc:
+        raise BatchRefused(exc.platform, http.named(exc.reason), bad=exc.bad) from exc
+    missing = {key: structs.replace(one, reason=http.named(one.reason)) for key, one in answer.missing.items()}
+    return structs.replace(answer, missing=missing)
+
+
+def _read(platform: Reader, job: Job, http: Client) -> Answer:
+    """Fetch and parse: `fetch` is the only I/O, `parse` is pure."""
     if job.kind == "posts":
         account = job.accounts[0]
         found = platform.parse_posts(platform.fetch_posts(account, http, job.cursor), account)
@@ -192,6 +204,8 @@ def _finish(
         )
         if credential is not None:
             pauses.unblock(conn, job.platform, credential)
+    if credential is not None:
+        deps.pauses.unblock(credential)
     if changes is None:
         log.warning("job_lost", reason="its lease ended and it was given to another worker; nothing was written")
         return

@@ -54,6 +54,13 @@ class Harbour(Bluesky):
             )
 
 
+class Label(str):
+    """A client that is its credential's label: enough for a platform that makes no request."""
+
+    def named(self, reason: str) -> str:
+        return f"{reason} [{self}]"
+
+
 class Room:
     """What a worker has, and one job at a time."""
 
@@ -61,6 +68,7 @@ class Room:
         found = settings(database_url, redis_url)
         celery = make_celery(found)
         redis = Redis.from_url(redis_url)
+        self.allowance = SharedAllowance(redis)
         self.engine = engine
         self.platform = Harbour(answer)
         self.deps = Deps(
@@ -68,10 +76,9 @@ class Room:
             engine=engine,
             celery=celery,
             platform=self.platform,
-            pauses=Pauses(engine, self.platform, list(labels), SharedAllowance(redis)),
+            pauses=Pauses(engine, self.platform, list(labels), self.allowance),
             purger=Purger(celery, redis),
-            # The client is its credential's label: enough for a platform that makes no request.
-            clients={label: lambda heed, label=label: label for label in labels},
+            clients={label: lambda heed, label=label: Label(label) for label in labels},
             now=lambda: datetime.now(UTC),
         )
 
@@ -206,6 +213,31 @@ def test_a_refused_credential_is_not_asked_while_another_is_free(room: Callable[
     assert found.run(job_id, "1") == "queued"
     assert found.platform.asked == []
     assert found.run(job_id, "2") == "succeeded"
+
+
+def test_a_good_call_lets_every_worker_use_its_credential_again(room: Callable[..., Room]) -> None:
+    found = room(labels="12")
+    job_id = found.claim(2)
+    until = datetime.now(UTC) + timedelta(hours=1)
+    for label in "12":
+        found.deps.pauses.add(pauses.Pause("bluesky", label, until, "refused (401)", "blocked"))
+    with transaction(found.engine) as conn:
+        conn.execute(update(scrape_job).values(lane="user_requested"))
+
+    assert found.run(job_id, "2") == "succeeded"
+
+    slots = [found.allowance.reserve("any", found.platform, ["1", "2"], space_s=30, requests=1) for _ in range(2)]
+    assert [slot.credential for slot in slots] == ["2", None]
+
+
+@pytest.mark.parametrize("error", [NotAllowed("bluesky", "refused (401)"), BatchRefused("bluesky", "not readable")])
+def test_a_reason_names_credentials_as_the_client_says(room: Callable[..., Room], error: ScrapeError) -> None:
+    found = room(lambda http, accounts: error)
+    job_id = found.claim(1)
+
+    found.run(job_id)
+
+    assert found.job(job_id).reason == f"{error.reason} [1]"
 
 
 def test_without_a_slot_no_call_is_made(room: Callable[..., Room]) -> None:
