@@ -109,7 +109,10 @@ class SharedAllowance:
         self._slow(keys=[f"{NEXT_KEY}{task}:{credential}"], args=[for_s])
 
     def pause(self, pause: Pause) -> None:
-        """Let nobody call with this credential until the pause ends; with a refused one while another may be used."""
+        """Let nobody call with this credential until the pause ends.
+
+        A refused one is only left aside while another may be used.
+        """
         left = int((pause.until - datetime.now(UTC)).total_seconds() * 1000)
         if left > 0:
             key = BLOCK_KEY if pause.result == "blocked" else PAUSE_KEY

@@ -61,9 +61,9 @@ class HttpClient:
     """A `pipeline.platforms.Client`, bound to one platform. Cheap to make and safe to share between threads.
 
     `pool` (from `make_pool`) holds the kept-alive connections: one per process. `credentials` holds what is set, by
-    environment name, and `label` says which set they are; `tokens` holds what they gave access to, for every client with
-    the same ones. `heed` is told what each answer's headers say of the limit; `look` is shown each answer, but none that
-    carries a token.
+    environment name, and `label` says which set they are; `tokens` holds what they gave access to, for every client
+    with the same ones. `heed` is told what each answer's headers say of the limit; `look` is shown each answer, but
+    none that carries a token.
     """
 
     def __init__(
