@@ -8,9 +8,9 @@ import click
 from db import accounts, overview
 from db.engine import Connection, Engine, reading
 from db.overview import AccountResult, Candidate
-from pipeline import addresses, doctor, platforms
+from pipeline import addresses, platforms
 from pipeline.app import make_celery
-from pipeline.command import Fault, Misuse, PlatformName, as_json_option, opened
+from pipeline.command import Misuse, PlatformName, as_json_option, opened
 from pipeline.enqueue import Enqueuer
 from pipeline.estimate import Estimate, LeftOut, estimates, sorted_out
 from pipeline.follow import follow
@@ -104,13 +104,16 @@ def _nearest(conn: Connection, name: str) -> str:
 
 
 def _request(settings: Settings, engine: Engine, wanted: Sequence[Candidate]) -> dict[int, str]:
-    """Put the accounts on the user-requested lane; return their jobs."""
-    broker = doctor.broker(settings)
-    if broker.level == "fail":  # before a lease is taken that no message would follow
-        raise Fault(f"The broker can't be reached ({broker.said}): {broker.mend}.")
+    """Put the accounts on the user-requested lane; return their jobs. Says so when they must wait for the broker."""
     keys_wanted = [candidate.account_key for candidate in wanted]
     enqueuer = Enqueuer(settings, engine, make_celery(settings))
-    return dict(enqueuer.request(keys_wanted, requested_by="rollcall enqueue").jobs)
+    requested = enqueuer.request(keys_wanted, requested_by="rollcall enqueue")
+    if requested.broker_error:
+        note(
+            f"The broker can't be reached ({requested.broker_error}; see `rollcall doctor`): what was asked for waits "
+            f"in the database and goes out within {duration(settings.job_lease_s)} of its return."
+        )
+    return dict(requested.jobs)
 
 
 def _asked(account: str, job_id: str, result: AccountResult | None) -> dict[str, str | None]:

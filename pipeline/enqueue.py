@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 from msgspec import Struct
 
 from db import claims
@@ -12,14 +13,19 @@ from db.engine import Engine, transaction
 from pipeline import platforms
 from pipeline.messages import publish_jobs
 from pipeline.platforms import Platform
-from pipeline.records import Kind
+from pipeline.records import Job, Kind
 from pipeline.settings import Settings
 
 
 class Requested(Struct, frozen=True):
-    """The job of each account that was asked for, by account_key; accounts that nothing can read are left out."""
+    """The job of each account that was asked for, by account_key; accounts that nothing can read are left out.
+
+    `broker_error` says what kept the jobs from the broker. They stand in the database all the same: the planner
+    gives them out when their lease ends.
+    """
 
     jobs: Mapping[int, str]
+    broker_error: str | None = None
 
 
 class Enqueuer:
@@ -47,9 +53,16 @@ class Enqueuer:
                 new_job_id=new_job_id,
                 requested_by=requested_by,
             )
-        publish_jobs(self._celery, claimed.jobs)
         mine = {account.account_key: job.job_id for job in claimed.jobs for account in job.accounts}
-        return Requested({**claimed.joined, **mine})
+        return Requested({**claimed.joined, **mine}, broker_error=self._publish(claimed.jobs))
+
+    def _publish(self, jobs: Sequence[Job]) -> str | None:
+        """Publish what is committed; return why the broker didn't take it."""
+        try:
+            publish_jobs(self._celery, jobs)
+        except (OperationalError, OSError) as exc:
+            return str(exc)
+        return None
 
 
 def batches(settings: Settings) -> Mapping[tuple[str, Kind], int]:

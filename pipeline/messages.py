@@ -13,7 +13,7 @@ import msgspec
 import structlog
 from celery import Celery
 from kombu import Connection, Consumer, Exchange, Queue
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 from redis import Redis, RedisError
 
 from db.metrics import Metric
@@ -53,19 +53,25 @@ def task_name(platform: str, kind: Kind) -> str:
 
 
 def publish_jobs(celery: Celery, jobs: Sequence[Job]) -> None:
-    """Send the jobs' ids to their lanes in one batch. Their rows must have been committed."""
+    """Send the jobs' ids to their lanes in one batch. Their rows must have been committed.
+
+    Raises OperationalError when the broker can't be reached; some of the jobs may have been sent by then.
+    """
     if not jobs:
         return
     broker = celery.conf.broker_url
-    with celery.producer_pool.acquire(block=True) as producer, producer.batch():
-        for job in jobs:
-            celery.send_task(
-                task_name(job.platform, job.kind),
-                args=[job.job_id],
-                task_id=job.job_id,
-                producer=producer,
-                **lanes.route(job.platform, job.lane, broker),
-            )
+    try:
+        with celery.producer_pool.acquire(block=True) as producer, producer.batch():
+            for job in jobs:
+                celery.send_task(
+                    task_name(job.platform, job.kind),
+                    args=[job.job_id],
+                    task_id=job.job_id,
+                    producer=producer,
+                    **lanes.route(job.platform, job.lane, broker),
+                )
+    except BatchPublishError as exc:  # a connection that broke since it was last used: kombu names it otherwise
+        raise OperationalError(str(exc)) from exc
 
 
 def publish_metric(celery: Celery, metric: Metric) -> None:

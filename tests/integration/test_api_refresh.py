@@ -2,19 +2,23 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from db import keys
 from db.engine import Engine, reading, transaction
 from db.models import scrape_job
 from deploy.embedded import start_redis
+from pipeline.app import make_celery
+from pipeline.plan import Planner
 from tests import fakes
-from tests.serving import InProcess, add_account, in_process
+from tests.serving import InProcess, add_account, in_process, purger
 
 
 @pytest.fixture
@@ -72,7 +76,7 @@ def test_an_unknown_account_is_named_with_the_nearest_ones_and_nothing_is_enqueu
     answer = refresh(api, token, ["x/harbour_news", "x/harbor_news"])
     assert answer.status_code == 404
     assert answer.json["errors"] == [
-        {"field": "x/harbor_news", "reason": "is not in the list; did you mean x/harbour_news?"}
+        {"field": "accounts", "reason": "'x/harbor_news' is not in the list; did you mean x/harbour_news?"}
     ]
     assert enqueued(engine) == []
 
@@ -86,11 +90,46 @@ def test_accounts_that_nothing_can_read_are_refused_each_with_its_reason(
         add_account(conn, "flickr/page")
     answer = refresh(api, token, ["x/good", "x/paused", "flickr/page"])
     assert answer.status_code == 422
-    assert {error["field"]: error["reason"] for error in answer.json["errors"]} == {
-        "x/paused": "paused",
-        "flickr/page": "no reader yet",
+    assert [error["field"] for error in answer.json["errors"]] == ["accounts", "accounts"]
+    assert {error["reason"] for error in answer.json["errors"]} == {
+        "'x/paused' can't be read: paused",
+        "'flickr/page' can't be read: no reader yet",
     }
     assert enqueued(engine) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "status"),
+    [
+        (["x/good", "x/paused", "x/nosuch", "nope/a", "bare"], 400),
+        (["x/good", "x/paused", "x/nosuch"], 404),
+        (["x/good", "x/paused"], 422),
+    ],
+)
+def test_every_account_at_fault_is_named_in_one_answer(
+    api: InProcess, engine: Engine, token: str, names: list[str], status: int
+) -> None:
+    with transaction(engine) as conn:
+        add_account(conn, "x/good")
+        add_account(conn, "x/paused", is_active=False)
+    answer = refresh(api, token, names)
+    assert answer.status_code == status
+    named = {error["reason"].split("'")[1] for error in answer.json["errors"]}
+    assert named == set(names) - {"x/good"}
+    assert {error["field"] for error in answer.json["errors"]} == {"accounts"}
+    assert all(name in answer.json["detail"] for name in named)
+    assert enqueued(engine) == []
+
+
+def test_accounts_of_several_jobs_are_located_at_the_first(api: InProcess, engine: Engine, token: str) -> None:
+    with transaction(engine) as conn:
+        add_account(conn, "x/one", external_id="1")
+        add_account(conn, "bluesky/two.example", external_id="did:plc:two")
+    answer = refresh(api, token, ["bluesky/two.example", "x/one"])
+    first, second = answer.json["jobs"]
+    assert first["job_id"] != second["job_id"]
+    assert answer.headers["location"] == first["href"]
+    assert api.get(answer.headers["location"]).json["accounts"][0]["account"] == "bluesky/two.example"
 
 
 def test_a_key_with_the_right_scope_is_needed(api: InProcess, engine: Engine, token: str) -> None:
@@ -139,14 +178,35 @@ def test_a_body_that_is_not_as_documented_is_refused(
     assert enqueued(engine) == []
 
 
-def test_without_its_broker_a_refresh_says_so(database_url: str, engine: Engine, token: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("used_before", [False, True], ids=["unconnected", "connected before"])
+def test_a_refresh_without_its_broker_is_kept_and_goes_out_when_its_lease_ends(
+    database_url: str, engine: Engine, token: str, tmp_path: Path, used_before: bool
+) -> None:
     with transaction(engine) as conn:
         add_account(conn, "x/one", external_id="1")
-    server = start_redis(tmp_path / "redis")
+        add_account(conn, "x/two", external_id="2")
+    folder = tmp_path / "redis"
+    server = start_redis(folder)
     settings = fakes.settings(database_url, server.url, SIMULATOR_URL="http://127.0.0.1:9")
     with in_process(settings) as api:
         api.wait_until_it_hears_purges()
+        if used_before:
+            assert refresh(api, token, ["x/two"]).status_code == 202
         server.stop()
-        answer = refresh(api, token, ["x/one"])
-        assert answer.status_code == 503
-        assert answer.headers["retry-after"]
+        with capture_logs() as logged:
+            answer = refresh(api, token, ["x/one"])
+            again = refresh(api, token, ["x/one"])
+        assert (answer.status_code, again.status_code) == (202, 202)
+        assert again.json == answer.json, "it waits already"
+        assert [line["log_level"] for line in logged if line["event"] == "broker_unreachable"] == ["warning"]
+    (job,) = answer.json["jobs"]
+    server = start_redis(folder)
+    try:
+        with redis.Redis.from_url(server.url) as client:
+            client.flushall()
+            planner = Planner(settings, engine, make_celery(settings), purger(settings))
+            planner.tick(datetime.now(UTC) + timedelta(seconds=settings.job_lease_s + 1))
+            sent = [json.loads(message)["headers"]["id"] for message in client.lrange("x.user_requested", 0, -1)]
+            assert job["job_id"] in sent
+    finally:
+        server.stop()

@@ -261,12 +261,17 @@ def test_a_missing_credential_is_named(rollcall, listed):
     assert "Left out, needs X_BEARER_TOKEN: x/goose." in result.stderr
 
 
-def test_without_a_broker_no_account_is_taken(rollcall, listed, engine, tmp_path):
-    result = rollcall("enqueue", "x/goose", REDIS_URL=f"unix://{tmp_path}/no.sock")
-    assert result.exit_code == 1
-    assert "REDIS_URL" in result.stderr
+def test_without_a_broker_the_job_waits_in_the_database_and_a_line_says_so(rollcall, listed, engine, tmp_path):
+    result = rollcall("enqueue", "x/goose", REDIS_URL=f"unix://{tmp_path}/no.sock", JOB_LEASE_S="90")
+    assert result.exit_code == 0
+    ((account, job_id),) = lines(result)
     with reading(engine) as conn:
-        assert conn.execute(scrape_job.select()).first() is None
+        job = conn.execute(scrape_job.select()).one()
+    assert (account, job.job_id, job.state) == ("x/goose", job_id, "queued")
+    (said,) = result.stderr.splitlines()
+    assert "The broker can't be reached" in said
+    assert "waits in the database" in said
+    assert "within 1 min 30 s" in said
 
 
 def test_waiting_ends_with_the_result(rollcall, listed, worker):
