@@ -1,9 +1,9 @@
-"""The file of an account list as rows of text: CSV with any of the usual separators, JSON array or JSON lines."""
+"""The file of an account list as rows of text: CSV with any of the usual separators, JSON array (also within an object) or JSON lines."""
 
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -54,7 +54,7 @@ class AccountFile(Struct, frozen=True):
 
 
 def read(raw: bytes) -> AccountFile:
-    """Read a whole file. Rows are numbered by line (CSV, JSON lines) or by place from 1 (JSON array).
+    """Read a whole file. Rows are numbered by line (CSV, JSON lines) or by place from 1 (JSON array or object).
 
     Blank rows are skipped. Raises NotAList.
     """
@@ -62,7 +62,7 @@ def read(raw: bytes) -> AccountFile:
     start = text.lstrip()[:1]
     if not start:
         raise NotAList("The file is empty.")
-    records = {"[": _json_array, "{": _json_lines}.get(start, _csv)(text)
+    records = {"[": _json_array, "{": _json_object_or_lines}.get(start, _csv)(text)
     rows: list[Row | BadRow] = []
     unknown: dict[str, None] = {}
     for number, record in records:
@@ -90,6 +90,28 @@ def _json_array(text: str) -> _Records:
         elements = json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise NotAList(f"The file begins as a JSON array but is not one: {exc}.") from exc
+    yield from _elements(elements)
+
+
+def _json_object_or_lines(text: str) -> _Records:
+    """Read JSON lines or, where the file is one object, the row that it is or the list that it holds."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        yield from _json_lines(text)
+        return
+    if any(_field(column) for column in whole):
+        yield from _elements([whole])
+        return
+    lists = [value for value in whole.values() if isinstance(value, list)]
+    if len(lists) != 1:
+        raise NotAList(
+            "The file is one JSON object, but holds no single list of accounts: save the list alone, as [{…}, …]."
+        )
+    yield from _elements(lists[0])
+
+
+def _elements(elements: Sequence[Any]) -> _Records:
     for number, element in enumerate(elements, 1):
         yield number, element if isinstance(element, dict) else "is not a JSON object"
 

@@ -1,5 +1,7 @@
 """A list is read as people save it, and a row that can't be read costs only itself."""
 
+import json
+
 import pytest
 
 from pipeline import account_file
@@ -102,6 +104,21 @@ def test_a_json_array_is_numbered_by_place():
     ]
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_list_within_a_json_object_is_read_as_the_list(indent):
+    wrapped = {"page": 1, "accounts": [{"url": "a.example/1"}, {"url": "a.example/2"}], "next": None}
+    assert rows(json.dumps(wrapped, indent=indent)) == [
+        (1, {"url": "a.example/1"}),
+        (2, {"url": "a.example/2"}),
+    ]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_object_that_is_an_account_is_one_row_whatever_lists_it_holds(indent):
+    alone = {"URL": "a.example/1", "tags": [{"url": "a.example/2"}]}
+    assert rows(json.dumps(alone, indent=indent)) == [(1, {"url": "a.example/1"})]
+
+
 def test_json_lines_are_numbered_by_line():
     assert rows('{"url": "a.example/1"}\r\n\r\n{"URL": "a.example/2"}\r\n') == [
         (1, {"url": "a.example/1"}),
@@ -137,6 +154,9 @@ def test_a_bad_element_of_a_json_array_costs_itself_only():
         b"platform,org\nbirds,One\n",
         b'[{"url": "a.example/1"}',
         b"[" * 9999,
+        b"{}",
+        b'{"mood": "good"}',
+        b'{"accounts": [{"url": "a.example/1"}], "more": [{"url": "a.example/2"}]}',
         b'"url,org\na.example/1,One\n',
         bytes(range(256)),
     ],
