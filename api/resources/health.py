@@ -12,6 +12,7 @@ from api.cache.shared import Shared
 from api.cache.tags import Purges
 from db import reads
 from db.engine import DatabaseError, Engines, PoolTimeout
+from pipeline.messages import broker_errors
 
 PATIENCE_S = 2.0
 
@@ -63,7 +64,7 @@ class Ready:
         loop = asyncio.get_running_loop()
         try:
             await asyncio.wait_for(loop.run_in_executor(threads, ask), PATIENCE_S)
-        except (TimeoutError, DatabaseError, PoolTimeout, OSError, *Connection(self._broker_url).connection_errors):
+        except (TimeoutError, DatabaseError, PoolTimeout, *broker_errors(self._broker_url)):
             return False
         return True
 
