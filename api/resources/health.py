@@ -40,6 +40,12 @@ class Ready:
         self._purges = purges
         self._threads = threads
         self._broker_url = broker_url
+        self._away: tuple[type[Exception], ...] = (
+            TimeoutError,
+            DatabaseError,
+            PoolTimeout,
+            *broker_errors(self._broker_url),
+        )
 
     async def on_get(self, req: Request, resp: Response) -> None:
         database, broker, cache = await asyncio.gather(
@@ -64,7 +70,7 @@ class Ready:
         loop = asyncio.get_running_loop()
         try:
             await asyncio.wait_for(loop.run_in_executor(threads, ask), PATIENCE_S)
-        except (TimeoutError, DatabaseError, PoolTimeout, *broker_errors(self._broker_url)):
+        except self._away:
             return False
         return True
 
