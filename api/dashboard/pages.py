@@ -89,6 +89,7 @@ class AccountsPage:
             titles={name: platform.title for name, platform in self._platforms.items()},
             not_offered={name: platform.not_offered.reasons for name, platform in self._platforms.items()},
             columns=[_heading(query.order, *column) for column in _COLUMNS],
+            labels={column: title for column, title, _ in _COLUMNS},
             status_help=_STATUS_HELP,
             onward=_onward(query, last_page),
             page=query.page,

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -208,6 +209,22 @@ def test_the_page_shows_the_api_s_numbers_and_says_when_they_are_simulated(api: 
     with transaction(engine) as conn:
         conn.execute(insert(dataset).values(source="simulated"))
     assert "Simulated numbers" in api.get("/?page=1").text
+
+
+def test_every_number_on_the_page_carries_its_column_s_name_for_where_rows_are_cards(
+    api: InProcess, engine: Engine
+) -> None:
+    with transaction(engine) as conn:
+        keep(conn, add_account(conn, "x/agency"), 5, delta_1d=1)
+    page = api.get("/").text
+    heads, body = page.split("<tbody", 1)
+    columns = re.findall(r'<th role="columnheader".*?><a [^>]*>([^<]+)</a></th>', heads)
+    cells = re.findall(r"<t[hd] ([^>]*)>", body)
+    assert len(cells) == len(columns)
+    for column, cell in zip(columns, cells, strict=True):
+        assert "role=" in cell, "displayed as a card, a cell is none to a screen reader without its role"
+        if "number" in cell:
+            assert f'data-label="{column}"' in cell
 
 
 def test_the_page_sorts_and_turns_over(api: InProcess, engine: Engine) -> None:
