@@ -129,6 +129,14 @@ class Settings(BaseSettings):
             raise ValueError("is not a Redis address (redis://host:6379/0 or unix:///path?db=0)") from None
         return value
 
+    @field_validator("broker_url")
+    @classmethod
+    def _broker(cls, value: SecretStr | None) -> SecretStr | None:
+        known = ("redis", "rediss", "unix", "redis+socket", "amqp", "amqps")
+        if value is not None and value.get_secret_value().partition("://")[0] not in known:
+            raise ValueError("is no address of a broker (redis://host:6379/0 or amqp://user:password@host//)")
+        return value
+
     @field_validator("http_contact")
     @classmethod
     def _contact(cls, value: str) -> str:

@@ -34,6 +34,12 @@ def test_every_wrong_setting_is_named_and_no_secret_is_shown() -> None:
     assert "hunter2" not in said
 
 
+def test_a_broker_of_a_kind_that_nobody_speaks_is_refused_at_start() -> None:
+    with pytest.raises(SettingsError, match=r"BROKER_URL.*no address of a broker"):
+        settings(DATABASE, REDIS, BROKER_URL="kafka://user:hunter2@host")
+    assert settings(DATABASE, REDIS, BROKER_URL="amqp://host//").broker == "amqp://host//"
+
+
 def test_a_bare_postgresql_address_is_read_as_psycopg2() -> None:
     found = settings(DATABASE, REDIS).database_url.get_secret_value()
 
