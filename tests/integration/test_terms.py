@@ -62,7 +62,7 @@ def test_limits_are_told_as_they_are_set_and_a_day_for_the_accounts_that_are_not
     said = lines(rollcall("platforms", RATE_LIMIT_X_POSTS="5/m"))
     assert ["x", "resolve", "300 per 15 min", "100", "2", "1", "$0.02"] in said
     assert ["x", "posts", "5 per 1 min", "1", "2", "2", "$1.00"] in said
-    assert ["mastodon", "resolve", "300 per 5 min", "1", "2", "2", "$0.00"] in said
+    assert ["mastodon", "resolve", "60 per 5 min", "1", "2", "2", "$0.00"] in said
     (youtube,) = [line for line in said if line[:2] == ["youtube", "posts"]]
     assert youtube[2].endswith("10,000 a day for all calls")
 
