@@ -11,7 +11,15 @@ import pytest
 from sqlalchemy import func, select, text
 
 from db.engine import Engine, reading
-from db.models import account_latest, dim_account, fact_followers_snapshot, scrape_job, scrape_metric, scrape_state
+from db.models import (
+    account_latest,
+    dim_account,
+    fact_followers_snapshot,
+    fact_social_post,
+    scrape_job,
+    scrape_metric,
+    scrape_state,
+)
 from deploy.simulator.server import Simulator
 from pipeline.accounts import import_list
 from tests.system import System, system
@@ -116,3 +124,37 @@ def _recorded(engine: Engine) -> int:
 def _ended(engine: Engine) -> int:
     with reading(engine) as conn:
         return conn.scalar(select(func.count()).where(scrape_job.c.finished_at.is_not(None))) or 0
+
+
+def test_posts_are_read_page_by_page_and_a_later_reading_stops_at_what_is_known(
+    database_url: str, redis_url: str, tmp_path: Path, engine: Engine
+) -> None:
+    with system(database_url, redis_url, tmp_path / "logs", POSTS_PAGES="3") as (processes, _):
+        accounts(engine, "bluesky,agency.bsky.social")
+        processes.worker("bluesky")
+        processes.start("pipeline.beat")
+
+        processes.wait(lambda: _pages(engine) == [1, 2, 3], within_s=30, what="three pages of posts")
+        with reading(engine) as conn:
+            first = conn.scalar(select(func.count()).select_from(fact_social_post))
+        assert first is not None and first > 100  # more than a page holds; reposts are left out
+
+        with engine.begin() as conn:
+            conn.execute(text("UPDATE scrape_state SET next_due_at = now() WHERE subject = 'posts'"))
+        processes.wait(lambda: len(_pages(engine)) == 4, within_s=30, what="a page of the second reading")
+        processes.wait(lambda: unread_posts(engine) == 0, within_s=10, what="nothing more on its way")
+        assert _pages(engine) == [1, 1, 2, 3]
+
+
+def unread_posts(engine: Engine) -> int:
+    due = (scrape_state.c.subject == "posts") & (
+        scrape_state.c.job_id.is_not(None) | (scrape_state.c.next_due_at <= func.now())
+    )
+    with reading(engine) as conn:
+        return conn.scalar(select(func.count()).where(due)) or 0
+
+
+def _pages(engine: Engine) -> list[int]:
+    done = select(scrape_job.c.page).where(scrape_job.c.kind == "posts", scrape_job.c.state == "succeeded")
+    with reading(engine) as conn:
+        return sorted(conn.scalars(done))
