@@ -1,14 +1,14 @@
 """Errors as RFC 9457 problems (`application/problem+json`): each names the fault, and none is a 500 by a client's doing."""
 
 import http
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import falcon
 import msgspec
 import structlog
 from falcon.asgi import Request, Response
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from db.engine import DatabaseError, PoolTimeout
 
@@ -28,6 +28,16 @@ class Fault(Struct, frozen=True):
     reason: str
 
 
+class ProblemBody(Struct, frozen=True, kw_only=True):
+    """What was wrong (RFC 9457). `errors` are the parts of the request at fault, each with its reason."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: tuple[Fault, ...] | UnsetType = UNSET
+
+
 class Problem(falcon.HTTPError):
     """An answer that says what is wrong. `faults` are the parts of the request at fault."""
 
@@ -38,32 +48,60 @@ class Problem(falcon.HTTPError):
         self.faults = tuple(faults)
 
 
+class Absent(Problem):
+    """There is no account of that name: an answer that may be kept until one is added or gets another name."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(404, detail)
+
+
 def refuse(*faults: Fault) -> Problem:
     """Return the 400 that names everything wrong with a request."""
     return Problem(400, "; ".join(f"{fault.field}: {fault.reason}" for fault in faults), faults=faults)
 
 
-def install(app: "falcon.asgi.App[Any, Any]") -> None:
-    """Make every error that leaves the app a problem."""
-    app.set_error_serializer(_serialize)
+Show = Callable[[Response, falcon.HTTPError], None]
+
+
+def is_for_people(req: Request) -> bool:
+    """Tell whether a browser shows the answer to somebody: outside the API, and HTML is asked for by name."""
+    return "text/html" in (req.get_header("Accept") or "") and not req.path.startswith("/api/")
+
+
+def install(app: "falcon.asgi.App[Any, Any]", show: Show) -> None:
+    """Make every error that leaves the app a problem; `show` writes the page that people get instead."""
+
+    def serialize(req: Request, resp: Response, error: falcon.HTTPError) -> None:
+        resp.set_header("Cache-Control", "no-store")
+        if is_for_people(req):
+            show(resp, error)
+        else:
+            resp.data = body_of(error)
+            resp.content_type = MEDIA_TYPE
+
+    app.set_error_serializer(serialize)
     app.add_error_handler(DatabaseError, _database_away)
     app.add_error_handler(PoolTimeout, _database_away)
     app.add_error_handler(Exception, _our_fault)
 
 
-def _serialize(req: Request, resp: Response, error: falcon.HTTPError) -> None:
+def body_of(error: falcon.HTTPError) -> bytes:
+    """Return the JSON that says what is wrong."""
+    return msgspec.json.encode(said(error))
+
+
+def said(error: falcon.HTTPError) -> ProblemBody:
+    """Return what an error says is wrong."""
     status = error.status_code
-    problem: dict[str, Any] = {
-        "type": "about:blank",
-        "title": http.HTTPStatus(status).phrase,
-        "status": status,
-        "detail": error.description or _UNSAID.get(status) or http.HTTPStatus(status).phrase,
-    }
-    if isinstance(error, Problem) and error.faults:
-        problem["errors"] = error.faults
-    resp.data = msgspec.json.encode(problem)
-    resp.content_type = MEDIA_TYPE
-    resp.set_header("Cache-Control", "no-store")
+    phrase = http.HTTPStatus(status).phrase
+    faults = error.faults if isinstance(error, Problem) else ()
+    return ProblemBody(
+        type="about:blank",
+        title=phrase,
+        status=status,
+        detail=error.description or _UNSAID.get(status) or phrase,
+        errors=faults or UNSET,
+    )
 
 
 async def _database_away(req: Request, resp: Response, error: Exception, params: dict[str, Any]) -> None:

@@ -1,17 +1,23 @@
 """What a request may say, as typed records, and how it is read."""
 
 import base64
-from collections.abc import Mapping
-from datetime import date, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
+from api.media import RowsFormat
 from api.problems import Fault, refuse
-from db.reads import SORTABLE, After, Filters, ListName, Order
+from db.annotations import LONGEST_NOTE
+from db.keyset import After, Order
+from db.movers import By, Days
+from db.reads import Filters
+from db.rows import JobState, Kind, Lane
 from db.standing import Status
 
 MOST_PARAMETERS = 50
@@ -20,15 +26,63 @@ DEFAULT_RANGE_DAYS = 365
 FIRST_DATE, LAST_DATE = date(2000, 1, 1), date(2099, 12, 31)
 
 Params = Mapping[str, str]
+# Working out the types of a Struct takes longer than all else that is done with a query.
+_fields = cache(msgspec.structs.fields)
+
+
+def one_of(choices: Any) -> str:
+    return f"one of {', '.join(map(str, get_args(choices)))}"
+
+
 # The description completes the sentence "… is not …".
 PageNumber = Annotated[int, Meta(ge=1, le=1_000_000_000, description="a page number (from 1)")]
-SummaryPageSize = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
-AccountsPageSize = Annotated[int, Meta(ge=1, le=500, description="a whole number from 1 to 500")]
+PageSize = Annotated[int, Meta(ge=1, le=500, description="a whole number from 1 to 500")]
+LargePageSize = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
 Flag = Annotated[Literal["true", "false"], Meta(description="true or false")]
 Words = Annotated[str, Meta(min_length=1, max_length=200, description="a text of 1 to 200 characters")]
-OneStatus = Annotated[Status, Meta(description=f"one of {', '.join(get_args(Status))}")]
-Interval = Annotated[Literal["day", "week", "month"], Meta(description="one of day, week, month")]
-Day = Annotated[date, Meta(description="a date as YYYY-MM-DD")]
+OneStatus = Annotated[Status, Meta(description=one_of(Status))]
+OneFormat = Annotated[RowsFormat, Meta(description=one_of(RowsFormat))]
+OneKind = Annotated[Kind, Meta(description=one_of(Kind))]
+OneLane = Annotated[Lane, Meta(description=one_of(Lane))]
+OneState = Annotated[JobState, Meta(description=one_of(JobState))]
+IntervalDays = Annotated[Days, Meta(description=one_of(Days))]
+NumberOrPercent = Annotated[By, Meta(description=one_of(By))]
+Group = Literal["platform", "org", "day"]
+TotalsGroup = Annotated[Group, Meta(description=one_of(Group))]
+Step = Literal["day", "week", "month"]
+Interval = Annotated[Step, Meta(description=one_of(Step))]
+Day = Annotated[
+    date,
+    Meta(description="a date as YYYY-MM-DD", extra_json_schema={"pattern": "^20[0-9]{2}-[0-9]{2}-[0-9]{2}$"}),
+]
+
+
+class NoQuery(Struct, frozen=True):
+    """A request without parameters."""
+
+
+# What several queries are read alike by; Structs have one base each.
+class _Sorted:
+    __slots__ = ()
+    sort: str
+
+    @property
+    def order(self) -> Order:
+        return Order(self.sort.removeprefix("-"), descending=self.sort.startswith("-"))
+
+
+class _OfAccounts:
+    __slots__ = ()
+    platform: str | None
+    org: Words | None
+    core: Flag | None
+    status: OneStatus | None
+    q: Words | None
+
+    @property
+    def filters(self) -> Filters:
+        core = None if self.core is None else self.core == "true"
+        return Filters(platform=self.platform, org=self.org, core=core, status=self.status, text=self.q)
 
 
 class ObjectQuery(Struct, frozen=True, kw_only=True):
@@ -37,28 +91,35 @@ class ObjectQuery(Struct, frozen=True, kw_only=True):
     fields: str | None = None
 
 
-class SortedQuery(Struct, frozen=True, kw_only=True):
-    """What everything that stands in an order may be asked."""
+class RowsQuery(ObjectQuery, frozen=True, kw_only=True):
+    """What everything that has rows may be asked."""
+
+    format: OneFormat | None = None
+
+
+class ListQuery(_Sorted, RowsQuery, frozen=True, kw_only=True):
+    """What every list may be asked."""
 
     sort: str = "account_key"
-
-    @property
-    def order(self) -> Order:
-        return Order(self.sort.removeprefix("-"), descending=self.sort.startswith("-"))
-
-
-class PageQuery(SortedQuery, frozen=True, kw_only=True):
-    """GET /"""
-
-    sort: str = "-followers"
-    page: PageNumber = 1
+    page: PageNumber | None = None
+    cursor: str | None = None
+    per_page: PageSize = 50
 
 
-class ListQuery(SortedQuery, frozen=True, kw_only=True):
+class AccountListQuery(_OfAccounts, ListQuery, frozen=True, kw_only=True):
     """What every list of accounts may be asked."""
 
-    fields: str | None = None
-    page: PageNumber | None = None
+    platform: str | None = None
+    org: Words | None = None
+    core: Flag | None = None
+    status: OneStatus | None = None
+    q: Words | None = None
+
+
+class PageQuery(_OfAccounts, _Sorted, Struct, frozen=True, kw_only=True):
+    """What every page with a list of accounts may be asked."""
+
+    sort: str = "-followers"
     cursor: str | None = None
     platform: str | None = None
     org: Words | None = None
@@ -66,58 +127,200 @@ class ListQuery(SortedQuery, frozen=True, kw_only=True):
     status: OneStatus | None = None
     q: Words | None = None
 
-    @property
-    def filters(self) -> Filters:
-        core = None if self.core is None else self.core == "true"
-        return Filters(platform=self.platform, org=self.org, core=core, status=self.status, text=self.q)
+
+class AccountsPageQuery(PageQuery, frozen=True, kw_only=True):
+    """GET /accounts"""
+
+    page: PageNumber | None = None
 
 
-class SummaryQuery(ListQuery, frozen=True, kw_only=True):
+class SummaryQuery(AccountListQuery, frozen=True, kw_only=True):
     """GET /api/summary"""
 
-    per_page: SummaryPageSize = 50
+    per_page: LargePageSize = 50
 
 
-class AccountsQuery(ListQuery, frozen=True, kw_only=True):
+class AccountsQuery(AccountListQuery, frozen=True, kw_only=True):
     """GET /api/accounts"""
 
-    per_page: AccountsPageSize = 50
+
+class GridQuery(AccountListQuery, frozen=True, kw_only=True, rename={"first": "from", "last": "to"}):
+    """GET /api/grid"""
+
+    sort: str = "-snapshot_date"
+    per_page: LargePageSize = 50
+    first: Day | None = None
+    last: Day | None = None
 
 
-class HistoryQuery(ObjectQuery, frozen=True, kw_only=True, rename={"first": "from", "last": "to"}):
-    """GET /api/history/{platform}/{handle}"""
+class PostsQuery(ListQuery, frozen=True, kw_only=True):
+    """GET /api/posts/{platform}/{handle}"""
+
+    sort: str = "-published_at"
+
+
+class JobsQuery(ListQuery, frozen=True, kw_only=True):
+    """GET /api/jobs"""
+
+    sort: str = "-created_at"
+    platform: str | None = None
+    kind: OneKind | None = None
+    lane: OneLane | None = None
+    state: OneState | None = None
+
+
+class MoversQuery(_OfAccounts, RowsQuery, frozen=True, kw_only=True):
+    """GET /api/movers"""
+
+    days: IntervalDays = 7
+    by: NumberOrPercent = "number"
+    per_page: PageSize = 50
+    platform: str | None = None
+    org: Words | None = None
+    core: Flag | None = None
+    status: OneStatus | None = None
+    q: Words | None = None
+
+
+class RangeQuery(ObjectQuery, frozen=True, kw_only=True, rename={"first": "from", "last": "to"}):
+    """What everything that spans days may be asked."""
 
     first: Day | None = None
     last: Day | None = None
-    interval: Interval = "day"
 
     def span(self, today: date) -> tuple[date, date]:
         """Return the first and last day asked for. Raises Problem when they are no range, or too long a one."""
-        for name, day in (("from", self.first), ("to", self.last)):
-            if day is not None and not FIRST_DATE <= day <= LAST_DATE:
-                raise refuse(Fault(name, f"{day} does not lie between {FIRST_DATE} and {LAST_DATE}"))
+        known_range(self.first, self.last)
         last = self.last or today
         first = self.first or max(FIRST_DATE, last - timedelta(days=DEFAULT_RANGE_DAYS - 1))
-        if first > last:
-            raise refuse(Fault("from", f"{first} is later than {last}, the end of the range"))
+        known_range(first, last)
         if (last - first).days >= LONGEST_RANGE_DAYS:
             raise refuse(Fault("from", f"{first} to {last} is more than {LONGEST_RANGE_DAYS} days"))
         return first, last
 
 
+class HistoryQuery(RangeQuery, frozen=True, kw_only=True):
+    """GET /api/history/{platform}/{handle}"""
+
+    interval: Interval = "day"
+
+
+class TotalsQuery(RangeQuery, frozen=True, kw_only=True):
+    """GET /api/totals"""
+
+    format: OneFormat | None = None
+    group: TotalsGroup = "platform"
+    platform: str | None = None
+    org: Words | None = None
+
+
+# `account-name` becomes the pattern of the platforms that there are, where it is described.
+AccountName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=300,
+        description="an account as platform/handle",
+        extra_json_schema={"format": "account-name", "examples": ["x/hhsgov"]},
+    ),
+]
+
+
 class RefreshBody(Struct, frozen=True, forbid_unknown_fields=True):
     """POST /api/refresh"""
 
-    accounts: Annotated[list[Annotated[str, Meta(min_length=1, max_length=300)]], Meta(min_length=1, max_length=100)]
+    accounts: Annotated[list[AccountName], Meta(min_length=1, max_length=100)]
+
+
+# All that JSON Schema can say of a line: `check_lines` refuses what can't be printed of the rest of Unicode, too.
+_LINE = {
+    "pattern": "^[^\\u0000-\\u0020\\u007f-\\u00a0]([^\\u0000-\\u001f\\u007f-\\u00a0]*[^\\u0000-\\u0020\\u007f-\\u00a0])?$"
+}
+Line = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        description="a text of one line, of 1 to 200 characters",
+        extra_json_schema=_LINE,
+    ),
+]
+NoteText = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=LONGEST_NOTE,
+        description="a text that says something",
+        extra_json_schema={"pattern": "^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$"},
+    ),
+]
+
+
+class AccountBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """PATCH /api/accounts/{platform}/{handle}: what is left out stays; null takes a name away."""
+
+    is_active: bool | UnsetType = UNSET
+    is_core_account: bool | UnsetType = UNSET
+    org_name: Line | UnsetType | None = UNSET
+    owner_team: Line | UnsetType | None = UNSET
+
+
+class AnnotationsQuery(ObjectQuery, frozen=True, kw_only=True):
+    """GET /api/annotations"""
+
+    page: PageNumber = 1
+    per_page: PageSize = 50
+
+
+class AnnotationBody(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"first": "from", "last": "to"}
+):
+    """POST /api/annotations: exactly one of `account`, `org` and `all`; without `to` it is on one day."""
+
+    first: Day
+    last: Day | None = None
+    note: NoteText
+    account: AccountName | None = None
+    org: Words | None = None
+    all: Annotated[Literal[True], Meta(description="every account; exactly one of these three is said")] | None = None
+
+
+# What is null is as good as absent.
+AboutOne = Annotated[
+    AnnotationBody,
+    Meta(
+        examples=[{"from": "2026-03-01", "to": "2026-03-07", "note": "Campaign began", "account": "x/hhsgov"}],
+        extra_json_schema={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+                for name in ("account", "org", "all")
+            ]
+        },
+    ),
+]
+
+
+class BatchRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """One request of a batch. `id` comes back with its answer."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=4000)]
+    method: Annotated[str, Meta(max_length=20)] = "GET"
+    id: Annotated[str, Meta(max_length=100)] | None = None
+
+
+class BatchBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /api/batch"""
+
+    requests: Annotated[list[BatchRequest], Meta(min_length=1, max_length=20)]
 
 
 Query = TypeVar("Query", bound=Struct)
-Sorted = TypeVar("Sorted", bound=SortedQuery)
-Listed = TypeVar("Listed", bound=ListQuery)
+Sorted = TypeVar("Sorted", bound=PageQuery | ListQuery)
+Listed = TypeVar("Listed", bound=AccountsPageQuery | ListQuery)
 
 
 def parameters(query_string: bytes) -> dict[str, str]:
-    """Take a query string apart. Raises Problem when it isn't UTF-8 or names a parameter twice."""
+    """Take a query string apart. Raises Problem when it isn't UTF-8, or names a parameter twice or not at all."""
     try:
         pairs = parse_qsl(
             query_string.decode(), keep_blank_values=True, errors="strict", max_num_fields=MOST_PARAMETERS
@@ -128,6 +331,8 @@ def parameters(query_string: bytes) -> dict[str, str]:
         raise refuse(Fault("query", f"has more than {MOST_PARAMETERS} parameters")) from exc
     params: dict[str, str] = {}
     for name, value in pairs:
+        if not name:
+            raise refuse(Fault("query", f"has a value without a name: {_shown(value)!r}"))
         if name in params:
             raise refuse(Fault(_shown(name), "is given twice"))
         if "\0" in name or "\0" in value:
@@ -136,44 +341,73 @@ def parameters(query_string: bytes) -> dict[str, str]:
     return params
 
 
+def filled(params: Params) -> Params:
+    """Return the parameters that have a value: a form sends the fields that are left empty, too."""
+    return {name: value for name, value in params.items() if value}
+
+
 def parse(params: Params, query_type: type[Query]) -> Query:
     """Read a query. Raises Problem that names every parameter that is unknown or wrong."""
-    known = {field.encode_name: field for field in msgspec.structs.fields(query_type)}
+    known = _known(query_type)
     values: dict[str, Any] = {}
-    faults = []
+    faults = [Fault(name, "is missing") for name, one in known.items() if one.required and name not in params]
     for name, text in params.items():
         if name not in known:
             faults.append(Fault(_shown(name), f"is not a parameter here; known are {', '.join(known)}"))
             continue
-        wanted = _given(known[name].type)
+        one = known[name]
         try:
-            values[known[name].name] = msgspec.convert(text, wanted, strict=False)
+            values[one.name] = msgspec.convert(text, one.type, strict=False)
         except msgspec.ValidationError:
-            faults.append(Fault(name, f"{_shown(text)!r} is not {_description(wanted)}"))
+            faults.append(Fault(name, f"{_shown(text)!r} is not {_description(one.type)}"))
     if faults:
         raise refuse(*faults)
     return query_type(**values)
 
 
-def parse_sorted(params: Params, query_type: type[Sorted], of: ListName) -> Sorted:
+def parse_sorted(params: Params, query_type: type[Sorted], sortable: Sequence[str]) -> Sorted:
     """Read a query with an order: as `parse`, and the list must have the column."""
     query = parse(params, query_type)
-    if query.order.column not in SORTABLE[of]:
-        known = ", ".join(SORTABLE[of])
+    if query.order.column not in sortable:
+        known = ", ".join(sortable)
         raise refuse(
             Fault("sort", f"{_shown(query.sort)!r} is not one of {known} (or -name for the other way round)")
         )
     return query
 
 
-def parse_list(params: Params, query_type: type[Listed], of: ListName, platforms: Mapping[str, object]) -> Listed:
-    """Read the query of a list: as `parse_sorted`, the platform must exist, and it says one place to begin."""
-    query = parse_sorted(params, query_type, of)
-    if query.platform is not None and query.platform not in platforms:
-        raise refuse(Fault("platform", f"{_shown(query.platform)!r} is not one of {', '.join(platforms)}"))
+def parse_list(params: Params, query_type: type[Listed], sortable: Sequence[str]) -> Listed:
+    """Read the query of a list: as `parse_sorted`, and it says one place to begin."""
+    query = parse_sorted(params, query_type, sortable)
     if query.page is not None and query.cursor is not None:
         raise refuse(Fault("cursor", "goes without page: it says itself where it continues"))
     return query
+
+
+def check_lines(record: Struct) -> None:
+    """Raise Problem for what is no line among a record's texts: it could break one of a log or a list in two."""
+    texts = {name: value for name, value in msgspec.structs.asdict(record).items() if isinstance(value, str)}
+    if faults := [Fault(name, "is not a line of text") for name, text in texts.items() if not _is_line(text)]:
+        raise refuse(*faults)
+
+
+def _is_line(text: str) -> bool:
+    return text.isprintable() and text == text.strip()
+
+
+def known_range(first: date | None, last: date | None) -> None:
+    """Raise Problem for days that nothing is kept of, and for a range that ends before it begins."""
+    for name, day in (("from", first), ("to", last)):
+        if day is not None and not FIRST_DATE <= day <= LAST_DATE:
+            raise refuse(Fault(name, f"{day} does not lie between {FIRST_DATE} and {LAST_DATE}"))
+    if first is not None and last is not None and first > last:
+        raise refuse(Fault("from", f"{first} is later than {last}, the end of the range"))
+
+
+def known_platform(name: str | None, platforms: Mapping[str, object]) -> None:
+    """Raise Problem for a platform that doesn't exist."""
+    if name is not None and name not in platforms:
+        raise refuse(Fault("platform", f"{_shown(name)!r} is not one of {', '.join(platforms)}"))
 
 
 def chosen_fields(fields: str | None, record: type[Struct]) -> tuple[str, ...] | None:
@@ -181,7 +415,7 @@ def chosen_fields(fields: str | None, record: type[Struct]) -> tuple[str, ...] |
     if fields is None:
         return None
     names = tuple(fields.split(","))
-    known = [field.encode_name for field in msgspec.structs.fields(record)]
+    known = [field.encode_name for field in _fields(record)]
     faults = [
         Fault("fields", f"{_shown(name)!r} is not one of {', '.join(known)}") for name in names if name not in known
     ]
@@ -198,28 +432,55 @@ class _Place(Struct, array_like=True, frozen=True):
     column: str
     descending: bool
     value: msgspec.Raw
-    account_key: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    key: msgspec.Raw
 
 
 def cursor_of(order: Order, after: After) -> str:
     """Write the place behind an item so that a URL can carry it."""
-    value = msgspec.Raw(msgspec.json.encode(after.value))
-    place = _Place(order.column, order.descending, value, after.account_key)
+    value, key = (msgspec.Raw(msgspec.json.encode(part)) for part in (after.value, after.key))
+    place = _Place(order.column, order.descending, value, key)
     return base64.urlsafe_b64encode(msgspec.json.encode(place)).rstrip(b"=").decode()
 
 
 def place_of(cursor: str, order: Order, row_type: type[Struct]) -> After:
-    """Read what `cursor_of` wrote. Raises Problem for anything else, and for a cursor of another order."""
-    types = {field.name: field.type for field in msgspec.structs.fields(row_type)}
+    """Read what `cursor_of` wrote. Raises Problem for anything else, and for a cursor of another order.
+
+    The first field of a row is its key.
+    """
+    types = _types(row_type)
     try:
         packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         place = msgspec.json.decode(packed, type=_Place)
         value = msgspec.json.decode(place.value, type=types[order.column])
-        if (place.column, place.descending) != (order.column, order.descending) or "\0" in str(value):
+        key = msgspec.json.decode(place.key, type=types[row_type.__struct_fields__[0]])
+        if (place.column, place.descending) != (order.column, order.descending) or "\0" in f"{value}{key}":
             raise ValueError("made for another list")
-    except ValueError as exc:  # of base64, UTF-8 and JSON too
+        if isinstance(key, int) and not 0 <= key < 2**63:
+            raise ValueError("no key")
+        if isinstance(value, datetime):
+            value = value.astimezone(UTC)
+    except (ValueError, OverflowError) as exc:  # of base64, UTF-8 and JSON too; of times that no calendar has in UTC
         raise refuse(Fault("cursor", "is not one that this list, sorted this way, handed out")) from exc
-    return After(value, place.account_key)
+    return After(value, key)
+
+
+class _Parameter(NamedTuple):
+    name: str
+    type: Any
+    required: bool
+
+
+@cache
+def _known(query_type: type[Struct]) -> dict[str, _Parameter]:
+    """Return the parameters of a query, by their names in an address."""
+    return {
+        field.encode_name: _Parameter(field.name, _given(field.type), field.required) for field in _fields(query_type)
+    }
+
+
+@cache
+def _types(row_type: type[Struct]) -> dict[str, Any]:
+    return {field.name: field.type for field in _fields(row_type)}
 
 
 def _given(annotation: Any) -> Any:

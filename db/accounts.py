@@ -1,7 +1,9 @@
 """The account list: finding accounts by any of their names, and bringing in a list, many accounts a statement."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import count
 from typing import TypeVar
 
 from msgspec import Struct, structs
@@ -10,22 +12,26 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Connection,
+    Date,
     Integer,
     Text,
     and_,
     any_,
     bindparam,
     case,
+    cast,
     func,
     insert,
     literal,
     literal_column,
+    or_,
     select,
     update,
 )
 from sqlalchemy.dialects import postgresql
 
-from db.models import NEVER_DUE, UTC, account_handle, dim_account, scrape_state
+from db import derived, gaps
+from db.models import NEVER_DUE, UTC, account_gap, account_handle, dim_account, scrape_state
 from db.recordset import as_json, recordset
 from db.rows import Kind
 
@@ -49,13 +55,14 @@ class Sought(Struct, frozen=True):
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """What an account list says of an account, beside its name."""
+    """What an account list says of an account, beside its name. `read_interval_s` None: as its platform's."""
 
     org_name: str | None = None
     owner_team: str | None = None
     account_type: str | None = None
     is_core_account: bool = False
     is_active: bool = True
+    read_interval_s: int | None = None
 
 
 class New(Struct, frozen=True):
@@ -98,11 +105,16 @@ _FIND = (
 )
 
 
+_NOBODY = Sought("", "", "")
+
+
 def find_each(conn: Connection, sought: Sequence[Sought]) -> list[int | None]:
     """Return the account_key of each, None for those unknown. Handles are compared ignoring case."""
     found: list[int | None] = []
     for batch in _batches(sought):
-        rows = ({"position": i, **structs.asdict(s)} for i, s in enumerate(batch))
+        # PostgreSQL takes no NUL, and no handle holds anything unprintable.
+        sayable = (s if f"{s.handle}{s.host}".isprintable() else _NOBODY for s in batch)
+        rows = ({"position": i, **structs.asdict(s)} for i, s in enumerate(sayable))
         found += conn.execute(_FIND, {"sought": as_json(rows)}).scalars()
     return found
 
@@ -133,6 +145,7 @@ _KNOWN = select(
     dim_account.c.account_type,
     dim_account.c.is_core_account,
     dim_account.c.is_active,
+    dim_account.c.read_interval_s,
 ).where(dim_account.c.account_key == any_(bindparam("account_keys", type_=ARRAY(BigInteger))))
 
 
@@ -148,6 +161,7 @@ def known(conn: Connection, account_keys: Sequence[int]) -> dict[int, Known]:
                 account_type=row.account_type,
                 is_core_account=row.is_core_account,
                 is_active=row.is_active,
+                read_interval_s=row.read_interval_s,
             ),
         )
         for batch in _batches(account_keys)
@@ -172,6 +186,8 @@ _wanted = recordset(
     account_type=Text,
     is_core_account=Boolean,
     is_active=Boolean,
+    read_interval_s=Integer,
+    seat=Integer,
     kind=Text,
     reason=Text,
 )
@@ -193,6 +209,7 @@ _first_handles = (
     )
     .cte("first_handles")
 )
+_is_wanted = and_(*(_added.c[name] == _wanted.c[name] for name in ("platform", "handle", "host")))
 _first_readings = (
     insert(scrape_state)
     .from_select(
@@ -207,11 +224,34 @@ _first_readings = (
             case((_wanted.c.is_active, _NOW), else_=NEVER_DUE),
             _wanted.c.reason,
             _wanted.c.reason.is_not(None),
-        ).join(_wanted, and_(*(_added.c[name] == _wanted.c[name] for name in ("platform", "handle", "host")))),
+        ).join(_wanted, _is_wanted),
     )
     .cte("first_readings")
 )
-_ADD = select(_added.c.platform, _added.c.handle, _added.c.host).add_cte(_first_handles, _first_readings)
+# One that won't be read for now says so from its first day on.
+_first_gaps = (
+    insert(account_gap)
+    .from_select(
+        ["account_key", "from_date", "result", "reason"],
+        select(
+            _added.c.account_key,
+            cast(func.timezone("UTC", _NOW), Date),
+            case((_wanted.c.is_active, "blocked"), else_="paused"),
+            case((_wanted.c.is_active, _wanted.c.reason)),
+        )
+        .join(_wanted, _is_wanted)
+        .where(or_(_wanted.c.reason.is_not(None), _wanted.c.is_active.is_(False))),
+    )
+    .cte("first_gaps")
+)
+_ADD = select(_added.c.platform, _added.c.handle, _added.c.host).add_cte(_first_handles, _first_readings, _first_gaps)
+
+
+_LAST_SEATS = (
+    select(dim_account.c.platform, dim_account.c.host, func.max(dim_account.c.seat).label("last"))
+    .where(dim_account.c.platform == any_(bindparam("platforms", type_=ARRAY(Text))))
+    .group_by(dim_account.c.platform, dim_account.c.host)
+)
 
 
 def add(conn: Connection, accounts: Sequence[New], *, now: datetime) -> set[str]:
@@ -220,12 +260,14 @@ def add(conn: Connection, accounts: Sequence[New], *, now: datetime) -> set[str]
     Returns the names of those that were added: not of one whose name or id was taken in the meantime.
     """
     added: set[str] = set()
+    seats = _free_seats(conn, {new.sought.platform for new in accounts})
     for batch in _batches(accounts):
         rows = (
             {
                 **structs.asdict(new.sought),
                 **structs.asdict(new.facts),
                 "url": new.url,
+                "seat": next(seats[new.sought.platform, new.sought.host]),
                 "kind": new.kind,
                 "reason": new.reason,
             }
@@ -233,6 +275,12 @@ def add(conn: Connection, accounts: Sequence[New], *, now: datetime) -> set[str]
         )
         added |= {Sought(*row).name for row in conn.execute(_ADD, {"wanted": as_json(rows), "now": now})}
     return added
+
+
+def _free_seats(conn: Connection, platforms: Collection[str]) -> defaultdict[tuple[str, str], Iterator[int]]:
+    """Return the seats behind the last one, by platform and host."""
+    taken = conn.execute(_LAST_SEATS, {"platforms": list(platforms)})
+    return defaultdict(count, {(row.platform, row.host): count(row.last + 1) for row in taken})
 
 
 _facts = recordset(
@@ -243,11 +291,16 @@ _facts = recordset(
     account_type=Text,
     is_core_account=Boolean,
     is_active=Boolean,
+    read_interval_s=Integer,
 )
 _CHANGE = (
     update(dim_account)
     .where(dim_account.c.account_key == _facts.c.account_key)
     .values({name: _facts.c[name] for name in Facts.__struct_fields__})
+)
+# A shorter interval counts from the last reading: waiting out the longer one would be a surprise.
+_last_read_and_interval = scrape_state.c.last_success_at + func.make_interval(
+    0, 0, 0, 0, 0, 0, _facts.c.read_interval_s
 )
 _CHANGE_READINGS = (
     update(scrape_state)
@@ -257,6 +310,10 @@ _CHANGE_READINGS = (
         next_due_at=case(
             (_facts.c.is_active.is_(False), NEVER_DUE),
             (scrape_state.c.next_due_at == NEVER_DUE, _NOW),
+            (
+                and_(scrape_state.c.subject == "profile", scrape_state.c.result == "ok"),
+                func.least(scrape_state.c.next_due_at, _last_read_and_interval),
+            ),
             else_=scrape_state.c.next_due_at,
         ),
     )
@@ -264,11 +321,24 @@ _CHANGE_READINGS = (
 
 
 def change(conn: Connection, facts: Mapping[int, Facts], *, now: datetime) -> None:
-    """Set the facts of accounts by key. One that becomes inactive pauses; one that becomes active is due at `now`."""
+    """Set the facts of accounts by key. One that becomes inactive pauses; one that becomes active is due at `now`.
+
+    The snapshots of one that changes its organisation count for the new one.
+    """
+    if not facts:
+        return
+    derived.alone(conn)
+    known_as = known(conn, list(facts))
+    moved = {key: was.facts.org_name for key, was in known_as.items() if was.facts.org_name != facts[key].org_name}
     for batch in _batches(list(facts)):
         rows = as_json({"account_key": key, **structs.asdict(facts[key])} for key in batch)
         conn.execute(_CHANGE, {"facts": rows})
         conn.execute(_CHANGE_READINGS, {"facts": rows, "now": now})
+    turned = [key for key, was in known_as.items() if was.facts.is_active != facts[key].is_active]
+    if turned:
+        gaps.record_standing(conn, turned, now.date())
+    if moved:
+        derived.move(conn, moved)
 
 
 def _batches(whole: Sequence[_T]) -> Iterator[Sequence[_T]]:

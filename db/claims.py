@@ -4,10 +4,10 @@ An account on its way carries its job's id; the job carries the lease. `attempt`
 job: only the newest attempt may finish it or give it back.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from msgspec import Struct
 from sqlalchemy import (
@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Integer,
     Row,
     Select,
     Text,
@@ -26,9 +27,10 @@ from sqlalchemy import (
     func,
     insert,
     literal,
-    or_,
+    literal_column,
     select,
     true,
+    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import UUID, aggregate_order_by
@@ -39,6 +41,11 @@ from db.rows import Account, Job, Kind, Subject
 
 _Row = Row[*tuple[Any, ...]]
 _Query = Select[*tuple[Any, ...]]
+# A platform and a kind of call: what has a limit and a task of its own.
+Call = tuple[str, Kind]
+# The lanes of what is due by itself; the third is that of people.
+DueLane = Literal["core", "retry"]
+_LANES: tuple[DueLane, ...] = get_args(DueLane)
 
 # Any number, as long as no other lock of ours has it.
 _PLAN_LOCK = 0x726F6C6C03
@@ -62,6 +69,8 @@ class Expired(Struct, frozen=True):
 _NOW = bindparam("now", type_=UTC)
 _LEASE_END = bindparam("lease_end", type_=UTC)
 _JOB = bindparam("job", type_=UUID(as_uuid=False))
+_JOBS = bindparam("jobs", type_=ARRAY(UUID(as_uuid=False)))
+_BATCH = bindparam("batch", type_=Integer)
 _PLATFORM = bindparam("of_platform", type_=Text)
 _KIND = bindparam("of_kind", type_=Text)
 _SUBJECT = bindparam("of_subject", type_=Text)
@@ -74,6 +83,8 @@ _ACCOUNT_COLUMNS = (
     dim_account.c.url,
     dim_account.c.host,
     dim_account.c.external_id,
+    dim_account.c.seat,
+    dim_account.c.read_interval_s,
 )
 _FINISHED = ("succeeded", "partly_failed", "failed")
 
@@ -91,42 +102,51 @@ def _with_accounts(job: FromClause, state: FromClause = scrape_state) -> _Query:
     )
 
 
-def _claim_of(lane: Literal["core", "retry"]) -> _Query:
-    """Build the statement of `claim_due` for one lane."""
-    due = (
-        scrape_state.c.platform == _PLATFORM,
-        scrape_state.c.kind == _KIND,
+def _free(platform: ColumnElement[str], kind: ColumnElement[str], lane: DueLane) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions on accounts of one call and lane that no job holds."""
+    return (
+        scrape_state.c.platform == platform,
+        scrape_state.c.kind == kind,
         # As the index has it: `failures > 0` negated in any other way isn't matched with it.
         (scrape_state.c.failures > 0).is_(lane == "retry"),
         scrape_state.c.job_id.is_(None),
-        scrape_state.c.next_due_at <= _NOW,
     )
+
+
+def _claim_of(lane: DueLane, *, one_host: bool) -> _Query:
+    """Build the statement of `claim_due` for one lane."""
+    due = (*_free(_PLATFORM, _KIND, lane), scrape_state.c.next_due_at <= _NOW)
     order = (scrape_state.c.is_core.desc(), scrape_state.c.next_due_at)
-    head = (
-        select(scrape_state.c.host)
+    if one_host:
+        head = select(scrape_state.c.host).where(*due).order_by(*order).limit(1).with_for_update(skip_locked=True)
+        # Said literally, so that the index of such hosts serves it.
+        due = (*due, scrape_state.c.host == head.cte("head").select().scalar_subquery(), scrape_state.c.host != "")
+    urgent = (
+        select(scrape_state.c.account_key, scrape_state.c.subject, scrape_state.c.is_core, scrape_state.c.next_due_at)
         .where(*due)
         .order_by(*order)
-        .limit(1)
+        .limit(_BATCH * func.cardinality(_JOBS))
         .with_for_update(skip_locked=True)
-        .cte("head")
+        .cte("urgent")
     )
-    batch = (
-        select(scrape_state.c.account_key, scrape_state.c.subject)
-        .where(*due, scrape_state.c.host == select(head.c.host).scalar_subquery())
-        .order_by(*order)
-        .limit(bindparam("batch"))
-        .with_for_update(skip_locked=True)
-        .cte("batch")
-    )
+    place = func.row_number().over(order_by=(urgent.c.is_core.desc(), urgent.c.next_due_at, urgent.c.account_key))
+    batched = select(
+        urgent.c.account_key, urgent.c.subject, ((place + _BATCH - literal_column("1")) // _BATCH).label("number")
+    ).cte("batched")
+    jobs = func.unnest(_JOBS).table_valued("job_id", with_ordinality="number", name="jobs").render_derived()
     claimed = (
         update(scrape_state)
-        .where(scrape_state.c.account_key == batch.c.account_key, scrape_state.c.subject == batch.c.subject)
-        .values(job_id=_JOB)
+        .where(
+            scrape_state.c.account_key == batched.c.account_key,
+            scrape_state.c.subject == batched.c.subject,
+            jobs.c.number == batched.c.number,
+        )
+        .values(job_id=jobs.c.job_id)
         .returning(scrape_state.c.account_key, scrape_state.c.failures, scrape_state.c.job_id)
         .cte("claimed")
     )
     values: dict[str, ColumnElement[Any]] = {
-        "job_id": _JOB,
+        "job_id": claimed.c.job_id,
         "platform": _PLATFORM,
         "kind": _KIND,
         "lane": literal(lane, Text),
@@ -137,14 +157,14 @@ def _claim_of(lane: Literal["core", "retry"]) -> _Query:
     }
     job = (
         insert(scrape_job)
-        .from_select(list(values), select(*values.values()).select_from(claimed).having(func.count() > 0))
+        .from_select([*values], select(*values.values()).select_from(claimed).group_by(claimed.c.job_id))
         .returning(*_JOB_COLUMNS)
         .cte("job")
     )
     return _with_accounts(job, claimed)
 
 
-_CLAIM_DUE = {"core": _claim_of("core"), "retry": _claim_of("retry")}
+_CLAIM_DUE = {(lane, one_host): _claim_of(lane, one_host=one_host) for lane in _LANES for one_host in (False, True)}
 
 
 def try_plan_lock(conn: Connection) -> bool:
@@ -157,16 +177,18 @@ def claim_due(
     *,
     platform: str,
     kind: Kind,
-    lane: Literal["core", "retry"],
+    lane: DueLane,
     batch: int,
     now: datetime,
     lease_until: datetime,
-    job_id: str,
-) -> Job | None:
-    """Put the most urgent due accounts of a lane into a new, queued job; None when nothing is due.
+    job_ids: Sequence[str],
+    one_host: bool = False,
+) -> list[Job]:
+    """Put the most urgent due accounts of a lane into new, queued jobs; no more of them than ids, nor than are due.
 
-    Core accounts come first, then the longest due; `retry` holds those whose last attempt failed. A job's accounts
-    are of one host, that of the most urgent. Accounts that another transaction is claiming are passed over.
+    Core accounts come first, then the longest due; `retry` holds those whose last attempt failed. With `one_host`,
+    which a platform of many servers needs, the accounts are of one host, that of the most urgent. Accounts that
+    another transaction is claiming are passed over.
     """
     values = {
         "of_platform": platform,
@@ -174,9 +196,10 @@ def claim_due(
         "batch": batch,
         "now": now,
         "lease_end": lease_until,
-        "job": job_id,
+        "jobs": list(job_ids),
     }
-    return next(iter(_jobs(conn.execute(_CLAIM_DUE[lane], values))), None)
+    jobs = {job.job_id: job for job in _jobs(conn.execute(_CLAIM_DUE[lane, one_host], values))}
+    return [jobs[job_id] for job_id in job_ids if job_id in jobs]
 
 
 # Locked in one order, so that two people who ask for the same accounts wait for each other instead of dying of it.
@@ -332,16 +355,45 @@ def release(conn: Connection, job: Job, *, until: datetime) -> bool:
     return conn.execute(_RELEASE, values).rowcount == 1
 
 
+_END_LEASES = (
+    update(scrape_job)
+    .where(scrape_job.c.job_id == func.any(_JOBS), scrape_job.c.state == "queued")
+    .values(lease_until=_NOW)
+)
+
+
+def end_leases(conn: Connection, job_ids: Sequence[str], *, now: datetime) -> None:
+    """Let queued jobs go out again without waiting for the ends of their leases: their messages were never sent."""
+    conn.execute(_END_LEASES, {"jobs": list(job_ids), "now": now})
+
+
+_wanted = recordset("wanted", platform=Text, kind=Text, jobs=Integer)
+
+
 def _expire() -> _Query:
     """Build the statement of `expired`: it gives each job a new lease and counts one more attempt of the dead."""
-    over = (
+    is_over = scrape_job.c.lease_until <= _NOW
+    begun = (
         select(scrape_job.c.job_id)
-        .where(scrape_job.c.state.in_(("queued", "running")), scrape_job.c.lease_until <= _NOW)
-        .order_by(scrape_job.c.lease_until)
-        .limit(bindparam("limit"))
+        .where(scrape_job.c.state == "running", is_over)
         .with_for_update(skip_locked=True)
-        .cte("over")
+        .cte("begun")
     )
+    waiting = (
+        select(scrape_job.c.job_id)
+        .where(
+            scrape_job.c.state == "queued",
+            is_over,
+            scrape_job.c.platform == _wanted.c.platform,
+            scrape_job.c.kind == _wanted.c.kind,
+        )
+        .order_by((scrape_job.c.lane == "user_requested").desc(), scrape_job.c.lease_until, scrape_job.c.created_at)
+        .limit(_wanted.c.jobs)
+        .with_for_update(skip_locked=True)
+        .lateral("waiting")
+    )
+    lost = select(waiting.c.job_id).select_from(_wanted.join(waiting, true())).cte("lost")
+    over = union_all(select(begun.c.job_id), select(lost.c.job_id)).cte("over")
     dead = scrape_job.c.attempt >= bindparam("max_attempts")
     began = and_(scrape_job.c.attempt > 0, scrape_job.c.lane != "user_requested")
     given = (
@@ -363,103 +415,106 @@ _EXPIRE = _expire()
 
 
 def expired(
-    conn: Connection, *, now: datetime, lease_until: datetime, max_attempts: int, limit: int = 500
+    conn: Connection,
+    *,
+    wanted: Mapping[Call, int] = {},
+    now: datetime,
+    lease_until: datetime,
+    max_attempts: int,
 ) -> Expired:
-    """Give out anew the open jobs whose lease has ended: their worker or their message is lost, or a pause is over.
+    """Give out anew open jobs whose lease has ended: their worker or their message is lost, or a pause is over.
 
-    One that began before goes to the retry lane, unless a person waits for it. One that began `max_attempts` times
-    is dead: it is running under a further attempt, so that the caller (and nobody else) can finish it.
+    All that were begun, and of those that only wait, so many of each call as are `wanted`, what people asked for first:
+    a job that waits longer than its lease in a long queue isn't lost, and comes again at the pace of its queue only.
+    One that began before goes to the retry lane, unless a person waits for it. One that began `max_attempts` times is
+    dead: it is running under a further attempt, so that the caller (and nobody else) can finish it.
     """
-    values = {"now": now, "lease_end": lease_until, "max_attempts": max_attempts, "limit": limit}
-    rows = conn.execute(_EXPIRE, values).all()
+    rows = conn.execute(
+        _EXPIRE,
+        {
+            "wanted": as_json({"platform": p, "kind": k, "jobs": n} for (p, k), n in wanted.items() if n > 0),
+            "now": now,
+            "lease_end": lease_until,
+            "max_attempts": max_attempts,
+        },
+    ).all()
     return Expired(
         again=_jobs(row for row in rows if row.state == "queued"),
         dead=_jobs(row for row in rows if row.state == "running"),
     )
 
 
-_BACKLOG = (
+_QUEUED = (
     select(scrape_job.c.platform, scrape_job.c.kind, func.count())
     .where(scrape_job.c.state == "queued")
     .group_by(scrape_job.c.platform, scrape_job.c.kind)
 )
+_LEASED = _QUEUED.where(scrape_job.c.lease_until > _NOW)
 
 
-def backlog(conn: Connection) -> dict[tuple[str, Kind], int]:
-    """Return the number of queued jobs by platform and kind; those without any are left out."""
-    return {(platform, kind): count for platform, kind, count in conn.execute(_BACKLOG)}
+def backlog(conn: Connection, *, leased_at: datetime | None = None) -> dict[Call, int]:
+    """Return the number of queued jobs by call; those without any are left out.
+
+    With `leased_at`, only those whose lease lasts beyond that time: what should be in the broker's queues.
+    """
+    found = conn.execute(_QUEUED) if leased_at is None else conn.execute(_LEASED, {"now": leased_at})
+    return {(platform, kind): count for platform, kind, count in found}
 
 
-def _unleased(*conditions: ColumnElement[bool]) -> _Query:
-    """Return the profile rows of a platform that no job holds, locked; rows that someone works on are left alone."""
+_asked = recordset("asked", platform=Text, kind=Text)
+
+
+def _earliest(lane: DueLane, *, core: bool) -> ColumnElement[Any]:
+    """Return when the first free account of a call, a lane and a rank is due: the first entry of an index."""
     return (
-        select(scrape_state.c.account_key)
-        .where(
-            scrape_state.c.platform == _PLATFORM,
-            scrape_state.c.subject == "profile",
-            scrape_state.c.job_id.is_(None),
-            *conditions,
+        select(scrape_state.c.next_due_at)
+        .where(*_free(_asked.c.platform, _asked.c.kind, lane), scrape_state.c.is_core.is_(core))
+        .order_by(scrape_state.c.next_due_at)
+        .limit(literal_column("1"))
+        .correlate(_asked)
+        .scalar_subquery()
+    )
+
+
+_DUE = select(
+    _asked.c.platform,
+    _asked.c.kind,
+    *((func.least(_earliest(lane, core=True), _earliest(lane, core=False)) <= _NOW).label(lane) for lane in _LANES),
+)
+
+
+def due(conn: Connection, calls: Collection[Call], *, now: datetime) -> dict[Call, tuple[DueLane, ...]]:
+    """Return in which lanes accounts are due, by call; calls for which nothing is due are left out.
+
+    One look into an index for each: asked before anything is claimed, it makes a tick cheap that finds nothing.
+    """
+    if not calls:
+        return {}
+    rows = conn.execute(_DUE, {"asked": as_json({"platform": p, "kind": k} for p, k in calls), "now": now})
+    found = {(row.platform, row.kind): tuple(lane for lane in _LANES if getattr(row, lane)) for row in rows}
+    return {call: lanes for call, lanes in found.items() if lanes}
+
+
+# Paused accounts are due at infinity, from which no older PostgreSQL subtracts.
+_WAITED = select(
+    _asked.c.platform,
+    *(
+        func.extract("epoch", _NOW - func.least(_earliest(lane, core=True), _earliest(lane, core=False), _NOW)).label(
+            lane
         )
-        .with_for_update(skip_locked=True)
-    )
-
-
-_EXPLAIN = (
-    update(scrape_state)
-    .where(
-        scrape_state.c.subject == "profile",
-        scrape_state.c.account_key.in_(
-            _unleased(
-                or_(
-                    scrape_state.c.explained.is_(False),
-                    scrape_state.c.result.is_distinct_from(bindparam("new_result", type_=Text)),
-                    scrape_state.c.reason.is_distinct_from(bindparam("new_reason", type_=Text)),
-                )
-            )
-        ),
-    )
-    .values(result=bindparam("new_result", type_=Text), reason=bindparam("new_reason", type_=Text), explained=true())
+        for lane in _LANES
+    ),
 )
 
 
-def explain(conn: Connection, *, platform: str, result: Literal["blocked"] | None, reason: str) -> int:
-    """Say of every account of a platform that can't be read at all why not; return how many didn't say so yet.
-
-    When they were read, and when they are due, stays as it is.
-    """
-    values = {"of_platform": platform, "new_result": result, "new_reason": reason}
-    return conn.execute(_EXPLAIN, values).rowcount
-
-
-_LAST_ONE_WAS_GOOD = scrape_state.c.last_success_at == scrape_state.c.last_attempt_at
-_CLEAR_EXPLAINED = (
-    update(scrape_state)
-    .where(
-        scrape_state.c.subject == "profile",
-        scrape_state.c.account_key.in_(_unleased(scrape_state.c.explained)),
-    )
-    .values(
-        explained=False,
-        reason=None,
-        result=case((_LAST_ONE_WAS_GOOD, "ok")),
-        next_due_at=case(
-            (
-                and_(_LAST_ONE_WAS_GOOD.is_not(True), func.isfinite(scrape_state.c.next_due_at)),
-                func.coalesce(scrape_state.c.last_attempt_at, scrape_state.c.next_due_at),
-            ),
-            else_=scrape_state.c.next_due_at,
-        ),
-    )
-)
-
-
-def clear_explained(conn: Connection, *, platform: str) -> int:
-    """Take back what `explain` said of a platform that can be read now; return the number of accounts.
-
-    An account whose last attempt was good is `ok` again, due when it was. What an earlier failed attempt meant is
-    forgotten: such an account is due at once.
-    """
-    return conn.execute(_CLEAR_EXPLAINED, {"of_platform": platform}).rowcount
+def overdue_s(conn: Connection, calls: Collection[Call], *, now: datetime) -> dict[tuple[str, DueLane], float]:
+    """Return for how long the account that has been due longest waits to be claimed, by platform and lane."""
+    rows = conn.execute(_WAITED, {"asked": as_json({"platform": p, "kind": k} for p, k in calls), "now": now})
+    found: dict[tuple[str, DueLane], float] = {}
+    for row in rows:
+        for lane in _LANES:
+            found[row.platform, lane] = max(found.get((row.platform, lane), 0.0), float(getattr(row, lane)))
+    return found
 
 
 def prune(conn: Connection, *, before: datetime) -> int:
@@ -492,4 +547,21 @@ def _job(rows: Sequence[_Row]) -> Job:
 
 
 def _account(row: _Row) -> Account:
-    return Account(row.account_key, row.platform, row.handle, row.url, row.host, row.external_id)
+    return Account(
+        row.account_key,
+        row.platform,
+        row.handle,
+        row.url,
+        row.host,
+        row.external_id,
+        row.seat,
+        row.read_interval_s,
+    )
+
+
+_ACTIVE = select(dim_account.c.platform, *_ACCOUNT_COLUMNS).where(dim_account.c.is_active)
+
+
+def active(conn: Connection, *, most: int) -> list[Account]:
+    """Return the accounts that are read, at most so many."""
+    return [_account(row) for row in conn.execute(_ACTIVE.order_by(dim_account.c.account_key).limit(most))]

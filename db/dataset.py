@@ -2,11 +2,27 @@
 
 from collections.abc import Collection
 
-from sqlalchemy import ARRAY, Connection, Text, any_, bindparam, case, delete, func, null, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    Connection,
+    Text,
+    any_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    null,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
+from db import derived, metrics
 from db.models import (
     NEVER_DUE,
+    account_gap,
     account_handle,
     account_latest,
     dataset,
@@ -16,7 +32,6 @@ from db.models import (
     fact_social_post,
     platform_pause,
     scrape_job,
-    scrape_metric,
     scrape_state,
 )
 from db.rows import Source
@@ -39,14 +54,23 @@ def source_of(conn: Connection) -> str | None:
     return conn.scalar(_SOURCE)
 
 
-def refuse_mixture(conn: Connection, source: Source) -> None:
-    """Raise MixedSources if the database holds readings of another source.
+_HAS_SNAPSHOTS = select(exists().where(day_count.c.snapshots > 0))
+
+
+def has_snapshots(conn: Connection) -> bool:
+    """Say whether the database holds numbers of any day, imported ones included."""
+    return bool(conn.scalar(_HAS_SNAPSHOTS))
+
+
+def refuse_mixture(conn: Connection, source: Source) -> bool:
+    """Raise MixedSources if the database holds readings of another source; return whether it holds any.
 
     Having looked, this transaction keeps `clear_simulated` waiting until it ends.
     """
     held = source_of(conn)
     if held not in (None, source):
         raise MixedSources(held, source)
+    return held is not None
 
 
 def claim(conn: Connection, source: Source) -> None:
@@ -59,10 +83,10 @@ _REMOVE = {
     "snapshots": delete(fact_followers_snapshot).where(fact_followers_snapshot.c.source == "simulated"),
     "latest": delete(account_latest).where(account_latest.c.source == "simulated"),
     "day counts": delete(day_count),
+    "gaps": delete(account_gap).where(account_gap.c.result != "paused"),
     "posts": delete(fact_social_post).where(fact_social_post.c.source == "simulated"),
     "jobs": delete(scrape_job),
     "pauses": delete(platform_pause),
-    "metrics": delete(scrape_metric),
     "dataset": delete(dataset),
 }
 _first_name = (
@@ -90,7 +114,7 @@ _FORGET_PROFILES = update(dim_account).values(
     avatar_url=None,
     verified=None,
 )
-# What is left of the newest numbers was imported, and what is held beside them was simulated.
+# What is held was simulated.
 _FORGET_HELD = update(account_latest).values(held_followers=None, held_at=None, held_precision=None)
 _FORGET_POSTS = delete(scrape_state).where(scrape_state.c.subject == "posts")
 _is_read_by_name = dim_account.c.external_id.is_(None) & (
@@ -120,12 +144,17 @@ def clear_simulated(conn: Connection, *, resolving: Collection[str]) -> dict[str
     The account list stays as it was imported, every account due. `resolving` are the platforms that look an account
     up by its name before they can read it. A database that holds nothing simulated stays as it is.
     """
+    derived.alone(conn)
     conn.execute(text("LOCK TABLE dataset IN ACCESS EXCLUSIVE MODE"))  # no save is on its way any more
     if source_of(conn) != "simulated":
         return {}
     removed = {what: conn.execute(statement).rowcount for what, statement in _REMOVE.items()}
+    removed["metrics"] = metrics.clear(conn)
     removed["renames"] = conn.execute(_RESTORE_NAMES).rowcount
     for forget in (_FORGET_NAMES, _FORGET_PROFILES, _FORGET_HELD, _FORGET_POSTS):
         conn.execute(forget)
     conn.execute(_START_ANEW, {"resolving": list(resolving)})
+    # What was imported is left, and counts.
+    derived.rederive(conn, list(conn.scalars(select(dim_account.c.account_key))))
+    derived.recount(conn)
     return removed

@@ -1,31 +1,46 @@
-"""Connections to PostgreSQL: the primary, and a replica for reads where there is one.
+"""Connections to PostgreSQL, each with the times after which the server ends what hangs.
 
 What other packages need of SQLAlchemy they take from here: they never import it.
 """
 
+import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, make_url
+import psycopg2
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError as DatabaseError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InvalidatePoolError, InvalidRequestError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from db import prepared
 
 __all__ = [
     "Connection",
     "DatabaseError",
     "Engine",
-    "Engines",
     "PoolTimeout",
+    "cancel",
+    "commit",
+    "connections",
+    "is_out_of_time",
     "make_engine",
     "reading",
     "transaction",
 ]
 
 CONNECT_TIMEOUT_S = 5
-# How long a replica that couldn't be reached is left alone: asking it each time would slow every read.
-REPLICA_RETRY_S = 15.0
+# A server's machine that is gone without a word is noticed after so long: where something was sent, and where not.
+_UNANSWERED_S = 15
+_SILENT_S = 30
+# A connection that lay in the pool for longer is asked whether it stands before it is used: a round trip.
+_SURE_S = 1.0
+# A server that restarts is back within seconds.
+_ASK_AGAIN_S = 0.2
+
+T = TypeVar("T")
 
 
 def make_engine(
@@ -37,75 +52,146 @@ def make_engine(
     pool_recycle: int = 3600,
     application_name: str = "rollcall",
     statement_timeout_s: float | None = None,
+    idle_timeout_s: float | None = None,
+    gone_check_s: float | None = None,
 ) -> Engine:
     """Return an engine for a `postgresql+psycopg2://` URL; nothing connects yet. Pool times are seconds.
 
-    Every session speaks UTC. `application_name` is what the server's list of sessions shows.
+    Every session speaks UTC. `application_name` is what the server's list of sessions shows. The server ends a
+    statement that takes longer than `statement_timeout_s`, waits for locks included, and a transaction whose process
+    says nothing for `idle_timeout_s`; it ends neither without. Every `gone_check_s` of a statement it sees whether this
+    process still lives (PostgreSQL 14), and without only at its end.
     """
-    options = ["-c timezone=UTC"]
-    if statement_timeout_s is not None:
-        options.append(f"-c statement_timeout={round(statement_timeout_s * 1000)}")
+    # What is asked for by key is in memory or on flash: with the default (4, a disk that turns), a job of one account
+    # reads the whole list of accounts from end to end as long as it has fewer than some ten thousand.
+    options = ["-c timezone=UTC", "-c random_page_cost=1.1"]
+    timeouts = {
+        "statement_timeout": statement_timeout_s,
+        "idle_in_transaction_session_timeout": idle_timeout_s,
+        "client_connection_check_interval": gone_check_s,
+    }
+    options += [f"-c {name}={round(seconds * 1000)}" for name, seconds in timeouts.items() if seconds is not None]
     # What the URL itself sets comes last, so that it wins.
     given = make_url(url).query.get("options", "")
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=max_overflow,
         pool_timeout=pool_timeout,
         pool_recycle=pool_recycle,
-        pool_pre_ping=True,
         connect_args={
             "application_name": application_name,
             "connect_timeout": CONNECT_TIMEOUT_S,
+            "tcp_user_timeout": _UNANSWERED_S * 1000,
+            "keepalives_idle": _SILENT_S,
+            "keepalives_interval": _UNANSWERED_S // 3,
+            "keepalives_count": 3,
             "options": " ".join([*options, *([given] if isinstance(given, str) else given)]),
+            "connection_factory": prepared.Connection,
         },
     )
+    event.listen(engine, "checkin", _note_left)
+    event.listen(engine, "checkout", lambda driver, record, _: _make_sure(engine, driver, record))
+    return engine
+
+
+def _note_left(_: object, record: Any) -> None:
+    record.info["left_at"] = time.monotonic()
+
+
+def _make_sure(engine: Engine, driver: Any, record: Any) -> None:
+    """See that a connection out of the pool still stands; raise InvalidatePoolError, which replaces all, if it doesn't.
+
+    A server that ends one says so at once, and nothing else is sent unasked but news such as changed settings. So one
+    that was in use just now, and has nothing to be read, is spared the round trip of SQLAlchemy's pre-ping.
+    """
+    left_at = record.info.get("left_at")
+    if left_at is None or (time.monotonic() - left_at < _SURE_S and not _has_news(driver)):
+        return
+    try:
+        engine.dialect.do_ping(driver)
+    except psycopg2.Error as exc:
+        raise InvalidatePoolError from exc
+
+
+def _has_news(driver: Any) -> bool:
+    if driver.closed:
+        return True
+    waiting = select.poll()
+    waiting.register(driver.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
     """Commit what the block did, or nothing when it raises."""
-    with engine.begin() as connection:
+    with _connected(engine) as connection, connection.begin():
         yield connection
+
+
+def commit(engine: Engine, work: Callable[[Connection], T], *, patience_s: float) -> T:
+    """Return what `work` returned in a transaction of its own; while the server is away, try again for so long.
+
+    `work` must bear a second time: where the connection broke in the commit, the first may have counted. Raises what
+    the last try met.
+    """
+    gives_up_at = time.monotonic() + patience_s
+    while True:
+        try:
+            with transaction(engine) as connection:
+                return work(connection)
+        except DatabaseError as exc:
+            if not _is_away(exc) or time.monotonic() >= gives_up_at:
+                raise
+        time.sleep(_ASK_AGAIN_S)
+
+
+def is_out_of_time(error: DatabaseError) -> bool:
+    """Tell whether the server ended a statement because it took too long."""
+    return getattr(error.orig, "pgcode", None) == "57014"
+
+
+def cancel(connection: Connection) -> None:
+    """Let the server end what it does for a connection, from another thread than that which waits for it."""
+    driver: Any = connection.connection.dbapi_connection
+    driver.cancel()
+
+
+def _is_away(error: DatabaseError) -> bool:
+    """Say whether the connection is at fault, new or old, and not what was asked of the server."""
+    has_code = getattr(error.orig, "pgcode", None) is not None
+    return error.connection_invalidated or (isinstance(error, OperationalError) and not has_code)
+
+
+class Connections(NamedTuple):
+    """How many connections of an engine are in use now, and how many it may open."""
+
+    in_use: int
+    most: int
+
+
+def connections(engine: Engine) -> Connections:
+    pool: Any = engine.pool  # a QueuePool, as `make_engine` makes it
+    return Connections(pool.checkedout(), pool.size() + pool._max_overflow)
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Lend a connection that commits each statement by itself: a read needs no BEGIN and no ROLLBACK."""
-    with engine.connect() as connection:
-        yield connection.execution_options(isolation_level="AUTOCOMMIT")
-
-
-class Engines:
-    """The primary and, where there is one, a replica that takes the reads while it can be reached."""
-
-    def __init__(self, primary: Engine, replica: Engine | None = None) -> None:
-        self._primary = primary
-        self._replica = replica
-        self._replica_asked_again_at = 0.0
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """Lend a connection of the replica, else of the primary. Raises DatabaseError when neither answers."""
-        with self._connect() as connection:
-            yield connection.execution_options(isolation_level="AUTOCOMMIT")
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """Commit what the block did on the primary, or nothing when it raises."""
-        with transaction(self._primary) as connection:
+    with _connected(engine) as connection:
+        # Said to the driver alone, which keeps it to itself. With SQLAlchemy's isolation_level, giving the connection back
+        # takes a round trip, which raises the driver's own error where the server has just gone.
+        driver: Any = connection.connection.dbapi_connection
+        driver.autocommit = True
+        try:
             yield connection
+        finally:
+            if not driver.closed:
+                driver.autocommit = False
 
-    def dispose(self) -> None:
-        """Close every pooled connection."""
-        self._primary.dispose()
-        if self._replica is not None:
-            self._replica.dispose()
 
-    def _connect(self) -> Connection:
-        if self._replica is not None and time.monotonic() >= self._replica_asked_again_at:
-            try:
-                return self._replica.connect()
-            except OperationalError:
-                self._replica_asked_again_at = time.monotonic() + REPLICA_RETRY_S
-        return self._primary.connect()
+def _connected(engine: Engine) -> Connection:
+    try:
+        return engine.connect()
+    except InvalidRequestError as exc:  # even the new connection that replaced a broken one broke at once
+        raise OperationalError("connect", None, exc, connection_invalidated=True) from exc

@@ -48,15 +48,16 @@ def _is_far(count: ColumnElement[Any], known: ColumnElement[Any], days: ColumnEl
 
 
 def judged(profiles: TableValuedAlias, *, day: ColumnElement[Any], now: ColumnElement[Any]) -> CTE:
-    """Return profiles with a verdict: `is_held`, and `confirmed_date` and `confirmed_precision` of the held reading
-    that they confirm.
+    """Return profiles with a verdict: `is_held`, `is_late`, and `confirmed_date` and `confirmed_precision` of the held
+    reading that they confirm.
 
-    A reading older than what is known of its account is believed: it changes its own day, and nothing newer.
+    A late reading, older than what is known of its account, is believed: it changes its own day, and what follows
+    from that.
     """
     latest = account_latest.c
     held_date = cast(func.timezone("UTC", latest.held_at), Date)
     # GREATEST passes over nulls.
-    is_newest = func.greatest(latest.captured_at, latest.held_at) <= now
+    is_newest = and_(func.greatest(latest.captured_at, latest.held_at) <= now, latest.snapshot_date <= day)
     is_suspicious = and_(
         is_newest.is_(True), _is_far(profiles.c.followers, latest.followers, day - latest.snapshot_date)
     )
@@ -67,6 +68,7 @@ def judged(profiles: TableValuedAlias, *, day: ColumnElement[Any], now: ColumnEl
         select(
             *profiles.c,
             and_(is_suspicious, ~confirms).label("is_held"),
+            is_newest.is_(False).label("is_late"),
             case((and_(is_suspicious, confirms), held_date)).label("confirmed_date"),
             latest.held_precision.label("confirmed_precision"),
         )

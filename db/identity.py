@@ -152,8 +152,8 @@ _REMEMBER = _NAMES.on_conflict_do_update(
 )
 
 
-def record(conn: Connection, profiles: Sequence[Profile], now: datetime) -> None:
-    """Keep what profiles say of their accounts; write only what changes.
+def record(conn: Connection, profiles: Sequence[Profile], now: datetime) -> bool:
+    """Keep what profiles say of their accounts; write only what changes. Say whether one has another name now.
 
     A new handle is a rename: the old one stays in the history, last seen at the last good reading. A change of
     case is only another spelling. A handle that another listed account bears isn't taken over.
@@ -164,3 +164,4 @@ def record(conn: Connection, profiles: Sequence[Profile], now: datetime) -> None
         rows = as_json(renames)
         conn.execute(_SPELL, {"renames": rows})
         conn.execute(_REMEMBER, {"renames": rows, "now": now})
+    return bool(renames)

@@ -16,13 +16,19 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from db.models import api_key
 
+LONGEST_NAME = 100
 Scope = Literal["refresh", "admin"]
 
+_ID = re.compile(r"[0-9a-f]{16}")
 _TOKEN = re.compile(r"rc_([0-9a-f]{16})_([0-9a-f]{64})")
 _COLUMNS = (api_key.c.key_id, api_key.c.name, api_key.c.scopes, api_key.c.created_at, api_key.c.revoked_at)
 _FIND = select(*_COLUMNS, api_key.c.key_hash).where(
     api_key.c.key_id == bindparam("key_id"), api_key.c.revoked_at.is_(None)
 )
+
+
+class BadName(ValueError):
+    """A name that no key can have; `str()` says why."""
 
 
 class Key(Struct, frozen=True):
@@ -36,12 +42,27 @@ class Key(Struct, frozen=True):
 
 
 def create(conn: Connection, *, name: str, scopes: Collection[Scope]) -> str:
-    """Keep a new key and return its token, which can't be had again. Without a scope it may only read."""
+    """Keep a new key and return its token, which can't be had again. Without a scope it may only read.
+
+    Raises BadName for a name that a log or a list couldn't show in its line.
+    """
+    if not name.isprintable() or not 1 <= len(name.strip()) <= LONGEST_NAME:
+        raise BadName(f"a key's name is a line of 1 to {LONGEST_NAME} characters")
     key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
     conn.execute(
         insert(api_key).values(key_id=key_id, name=name, key_hash=_hashed(secret), scopes=sorted(set(scopes)))
     )
     return f"rc_{key_id}_{secret}"
+
+
+def is_token(text: str) -> bool:
+    """Tell whether a text is written as a key is: nothing else need be looked for."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def is_id(text: str) -> bool:
+    """Tell whether a text is written as the id of a key is."""
+    return _ID.fullmatch(text) is not None
 
 
 def find(conn: Connection, token: str) -> Key | None:

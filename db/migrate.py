@@ -1,34 +1,62 @@
 """Brings a database's schema to the newest revision. No alembic.ini: the connection is handed over."""
 
+import time
 from datetime import UTC, datetime
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, func, select, text
 
-from db import partitions
-from db.engine import make_engine, reading, transaction
+from db import partitions, roles
+from db.engine import DatabaseError, make_engine, reading, transaction
+from db.roles import Roles
 
 # Any number, as long as no other lock of ours has it.
 _LOCK = 0x726F6C6C01
+# Whoever reads a table waits behind one who waits for a lock on it: so long at a time, then those go first.
+LOCK_WAIT_S = 1
+PATIENCE_S = 60.0
+_ASK_AGAIN_S = 0.5
+_LOCK_TIMEOUT = text(f"SET lock_timeout = '{LOCK_WAIT_S}s'")
 
 
-def upgrade(url: str) -> None:
+def upgrade(url: str, *, partition_months: int = 12, follow: Roles | None = None) -> None:
     """Bring the schema to the newest revision and make today's partitions; change nothing that is there already.
 
-    All in one transaction: a failure leaves the schema as it was. Of two at a time, the second waits, then finds
-    nothing to do.
+    What roles may do follows the new schema, where they were given rights in this database once (`db.roles`).
+
+    Readers and workers go on meanwhile. Each revision has a transaction of its own: a failure leaves the schema at the
+    last one that was reached, and the next run goes on from there. Of two at a time, the second waits, then finds nothing
+    to do. Raises DatabaseError, of which partitions.is_busy holds, while a long read or write keeps a table locked.
     """
     engine = make_engine(url, pool_size=1, max_overflow=0, application_name="rollcall migrate")
     try:
+        with engine.connect() as conn:
+            conn.execute(select(func.pg_advisory_lock(_LOCK)))  # until the session ends
+            conn.execute(_LOCK_TIMEOUT)
+            conn.commit()
+            _to_newest(conn)
         with transaction(engine) as conn:
-            conn.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-            command.upgrade(_config(conn), "head")
-            partitions.ensure(conn, today=datetime.now(UTC).date())
+            partitions.ensure(conn, today=datetime.now(UTC).date(), months=partition_months)
+            if follow is not None and roles.were_granted(conn, follow):
+                roles.grant(conn, follow)
     finally:
         engine.dispose()
+
+
+def _to_newest(conn: Connection) -> None:
+    """Run the revisions that are missing. A lock that isn't to be had is let go, and asked for again."""
+    gives_up_at = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            command.upgrade(_config(conn), "head")
+            return
+        except DatabaseError as exc:
+            if not partitions.is_busy(exc) or time.monotonic() >= gives_up_at:
+                raise
+        time.sleep(_ASK_AGAIN_S)
 
 
 def is_current(engine: Engine) -> bool:
@@ -36,6 +64,11 @@ def is_current(engine: Engine) -> bool:
     newest = ScriptDirectory.from_config(_config()).get_current_head()
     with reading(engine) as conn:
         return MigrationContext.configure(conn).get_current_revision() == newest
+
+
+def revisions() -> frozenset[str]:
+    """Return every revision that this code knows."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config(conn: Connection | None = None) -> Config:

@@ -17,14 +17,17 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
+    and_,
     func,
     literal_column,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP, UUID
+from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, JSONB, TIMESTAMP, UUID
 
 metadata = MetaData(
     naming_convention={
@@ -39,8 +42,23 @@ metadata = MetaData(
 UTC = TIMESTAMP(timezone=True)
 # scrape_state.next_due_at of an account that is paused.
 NEVER_DUE = literal_column("'infinity'::timestamptz", UTC)
+# Every reading changes its rows twice, and indexed columns of them: room for that on the page, and a vacuum while
+# little is dead, since a claim passes over what is dead.
+_HOT = {"fillfactor": "80", "autovacuum_vacuum_scale_factor": "0.02", "autovacuum_analyze_scale_factor": "0.05"}
 _SOURCES = "source IN ('live', 'simulated', 'imported')"
 _PRECISIONS = "precision IN ('exact', 'rounded', 'hidden', 'held')"
+
+# What the roles of the API and of the workers may do with a table, besides reading it; `db.roles` makes grants of it. A
+# table that says nothing holds what people say by the API: the API writes it, and workers don't even read it.
+_ANY = "INSERT, UPDATE, DELETE"
+
+
+def _written(*, api: str = "", workers: str = "") -> dict[str, str]:
+    return {"api": api, "workers": workers}
+
+
+_BY_WORKERS = _written(workers=_ANY)
+_BY_OWNER = _written()
 
 dim_account = Table(
     "dim_account",
@@ -61,6 +79,16 @@ dim_account = Table(
     Column("avatar_url", Text),
     Column("verified", Boolean),
     Column("added_at", UTC, nullable=False, server_default=func.now()),
+    Column(
+        "seat",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="its number among those of its platform and host: neighbours are read together",
+    ),
+    Column("read_interval_s", Integer, comment="seconds between two readings; null: as its platform's are"),
+    CheckConstraint("read_interval_s > 0", name="read_interval"),
+    info=_written(api="INSERT, UPDATE", workers="UPDATE"),
 )
 Index(
     "uq_dim_account_handle", dim_account.c.platform, dim_account.c.host, func.lower(dim_account.c.handle), unique=True
@@ -82,6 +110,7 @@ account_handle = Table(
     Column("first_seen_at", UTC, nullable=False, server_default=func.now()),
     Column("last_seen_at", UTC, nullable=False, server_default=func.now()),
     comment="every name an account has had, the present one included",
+    info=_written(api="INSERT", workers="INSERT, UPDATE"),
 )
 # An address with an old handle still finds its account.
 Index("ix_account_handle_lower", func.lower(account_handle.c.handle))
@@ -111,23 +140,41 @@ scrape_state = Table(
     Column("last_success_at", UTC),
     CheckConstraint("subject IN ('profile', 'posts')", name="subject"),
     CheckConstraint("result IN ('ok', 'gone', 'failed', 'blocked')", name="result"),
+    postgresql_with=_HOT,
+    info=_written(api="INSERT, UPDATE", workers="INSERT, UPDATE"),
 )
-# claims.claim_due: of one platform, kind of call and lane, the core accounts first, then the longest due. The host
-# comes last, so that rows of other hosts are passed over in the index.
+# claims.claim_due: of one platform, kind of call and lane, the core accounts first, then the longest due.
+_LANE = (scrape_state.c.platform, scrape_state.c.kind, (scrape_state.c.failures > 0))
+_URGENCY = (scrape_state.c.is_core.desc(), scrape_state.c.next_due_at)
+Index("ix_scrape_state_claim", *_LANE, *_URGENCY, postgresql_where=scrape_state.c.job_id.is_(None))
+# The same within one host of a platform that is many servers: a call asks one of them.
 Index(
-    "ix_scrape_state_claim",
-    scrape_state.c.platform,
-    scrape_state.c.kind,
-    (scrape_state.c.failures > 0),
-    scrape_state.c.is_core.desc(),
-    scrape_state.c.next_due_at,
+    "ix_scrape_state_claim_of_host",
+    *_LANE,
     scrape_state.c.host,
-    postgresql_where=scrape_state.c.job_id.is_(None),
+    *_URGENCY,
+    postgresql_where=and_(scrape_state.c.job_id.is_(None), scrape_state.c.host != ""),
 )
 # claims: the accounts of a job.
 Index("ix_scrape_state_job_id", scrape_state.c.job_id, postgresql_where=scrape_state.c.job_id.is_not(None))
-# claims.clear_explained: usually none.
+# explained.clear: usually none.
 Index("ix_scrape_state_explained", scrape_state.c.platform, postgresql_where=text("explained"))
+
+account_gap = Table(
+    "account_gap",
+    metadata,
+    Column("account_key", ForeignKey("dim_account.account_key", ondelete="CASCADE"), primary_key=True),
+    Column("from_date", Date, primary_key=True),
+    Column("to_date", Date, comment="null: until something else is said"),
+    Column("result", Text, nullable=False),
+    Column("reason", Text),
+    CheckConstraint("result IN ('gone', 'failed', 'blocked', 'paused')", name="result"),
+    CheckConstraint("from_date <= to_date", name="range"),
+    comment="why an account has no reading on these days; days that have one may lie among them",
+    info=_written(api="INSERT, UPDATE", workers="INSERT, UPDATE"),
+)
+# coverage: the ranges that touch the last days; gaps.forget: those that ended before a day.
+Index("ix_account_gap_to_date", account_gap.c.to_date)
 
 scrape_job = Table(
     "scrape_job",
@@ -151,6 +198,8 @@ scrape_job = Table(
     Column("outcomes", JSONB, comment="[{account_key, result, reason}] once it has finished"),
     CheckConstraint("lane IN ('user_requested', 'core', 'retry')", name="lane"),
     CheckConstraint("state IN ('queued', 'running', 'succeeded', 'partly_failed', 'failed')", name="state"),
+    postgresql_with=_HOT,
+    info=_written(api="INSERT, UPDATE", workers=_ANY),
 )
 # plan: how much is queued per platform and kind; claims.expired: leases that ran out.
 Index(
@@ -162,6 +211,20 @@ Index(
 )
 # claims.prune: jobs past their retention; the newest jobs for people.
 Index("ix_scrape_job_created_at", scrape_job.c.created_at)
+# jobs.part: the newest of a platform; and those that the newest jobs of all may have none of. What most jobs are needs
+# no index of its own: among the newest of all there are enough.
+Index("ix_scrape_job_platform_created_at", scrape_job.c.platform, scrape_job.c.created_at)
+for _column, _usual in (
+    (scrape_job.c.state, "succeeded"),
+    (scrape_job.c.lane, "core"),
+    (scrape_job.c.kind, "profiles"),
+):
+    Index(
+        f"ix_scrape_job_{_column.name}_created_at",
+        _column,
+        scrape_job.c.created_at,
+        postgresql_where=_column != _usual,
+    )
 
 platform_pause = Table(
     "platform_pause",
@@ -172,6 +235,7 @@ platform_pause = Table(
     Column("reason", Text, nullable=False),
     Column("result", Text, nullable=False, comment="limited, quota or blocked"),
     CheckConstraint("result IN ('limited', 'quota', 'blocked')", name="result"),
+    info=_BY_WORKERS,
 )
 
 fact_followers_snapshot = Table(
@@ -186,10 +250,39 @@ fact_followers_snapshot = Table(
     Column("captured_at", UTC, nullable=False),
     Column("source", Text, nullable=False),
     Column("precision", Text, nullable=False),
+    # No foreign key: an import is never removed, and looking it up would cost each row.
+    Column("import_id", Integer, comment="which import brought it (history_import); null: a platform said it"),
     CheckConstraint(_SOURCES, name="source"),
     CheckConstraint(_PRECISIONS, name="precision"),
     postgresql_partition_by="RANGE (snapshot_date)",
     comment="one row per account and UTC day: the day's last good reading, else its last held one",
+    info=_written(workers="INSERT, UPDATE"),
+)
+# grid.part: the rows of a day by account, newest day first, from any row on; out of the index alone.
+Index(
+    "ix_fact_followers_snapshot_day", fact_followers_snapshot.c.snapshot_date, fact_followers_snapshot.c.account_key
+)
+
+history_import = Table(
+    "history_import",
+    metadata,
+    Column("import_id", Integer, Identity(always=True), primary_key=True),
+    Column("file_name", Text, nullable=False, comment="without its folder; - for standard input"),
+    Column("sha256", Text, comment="of the file as it was given; null: it came by a stream"),
+    Column("size_bytes", BigInteger, comment="null: it came by a stream"),
+    Column("imported_by", Text, nullable=False),
+    Column("overwrite", Boolean, nullable=False, comment="readings of platforms gave way"),
+    Column("started_at", UTC, nullable=False),
+    Column("finished_at", UTC, comment="null: under way, or interrupted"),
+    Column("rows", BigInteger, nullable=False, server_default="0", comment="of the file, done so far"),
+    Column("inserted", BigInteger, nullable=False, server_default="0", comment="new days"),
+    Column("updated", BigInteger, nullable=False, server_default="0", comment="of days that had other numbers"),
+    Column("unchanged", BigInteger, nullable=False, server_default="0", comment="of days that had these numbers"),
+    Column("outranked", BigInteger, nullable=False, server_default="0", comment="of days a platform was asked on"),
+    Column("rejected", BigInteger, nullable=False, server_default="0"),
+    Column("rejects_bytes", BigInteger, nullable=False, server_default="0", comment="of the file of rejects, so far"),
+    comment="who imported which history and when, and how far it came",
+    info=_BY_OWNER,
 )
 
 account_latest = Table(
@@ -214,19 +307,44 @@ account_latest = Table(
     CheckConstraint(_PRECISIONS, name="precision"),
     CheckConstraint("num_nonnulls(held_followers, held_at, held_precision) IN (0, 3)", name="held"),
     # Every reading updates its row, and none of its indexed columns: room on the page keeps that HOT.
-    postgresql_with={"fillfactor": "70"},
+    postgresql_with={"fillfactor": "70", "autovacuum_vacuum_scale_factor": "0.02"},
     comment="the newest accepted snapshot of each account, kept in the same transaction",
+    info=_BY_WORKERS,
 )
 
 day_count = Table(
     "day_count",
     metadata,
-    Column("snapshot_date", Date, primary_key=True),
-    Column("platform", Text, primary_key=True),
+    Column("platform", Text, server_default=""),
+    Column("org_name", Text, server_default=""),
+    Column("snapshot_date", Date),
     Column("snapshots", BigInteger, nullable=False),
-    postgresql_with={"fillfactor": "70"},
-    comment="rows of fact_followers_snapshot per day and platform, kept in the same transaction",
+    # totals and deep pages: the days of one platform, of one organisation, or of all, one row a day.
+    PrimaryKeyConstraint("platform", "org_name", "snapshot_date"),
+    postgresql_with={"fillfactor": "70", "autovacuum_vacuum_scale_factor": "0.02"},
+    comment="rows of fact_followers_snapshot per day: of a platform, of an organisation, and of all (both empty)",
+    info=_written(api=_ANY, workers=_ANY),
 )
+
+day_total = Table(
+    "day_total",
+    metadata,
+    Column("platform", Text, server_default=""),
+    Column("org_name", Text, server_default=""),
+    Column("snapshot_date", Date),
+    Column("accounts", BigInteger, comment="that count; null: being added up"),
+    Column("carried", BigInteger, comment="of them, those that count with the number of an earlier day"),
+    Column("followers", BigInteger),
+    Column("delta", BigInteger, comment="to the day before, of the accounts that count on both"),
+    Column("compared", BigInteger, comment="how many those are"),
+    # totals.by_day: the days of all, of one platform, or of one organisation.
+    PrimaryKeyConstraint("platform", "org_name", "snapshot_date"),
+    comment="followers per day: of a platform, of an organisation, and of all (both empty); a day whose row of all is "
+    "missing is added up when asked for. Triggers remove days whose snapshots or accounts change",
+    info=_written(api="DELETE", workers=_ANY),
+)
+# What the triggers remove by.
+Index("ix_day_total_snapshot_date", day_total.c.snapshot_date)
 
 fact_social_post = Table(
     "fact_social_post",
@@ -244,8 +362,9 @@ fact_social_post = Table(
     Column("read_at", UTC, nullable=False),
     Column("source", Text, nullable=False),
     CheckConstraint(_SOURCES, name="source"),
+    info=_written(workers="INSERT, UPDATE"),
 )
-# writes: engagement of the last days; reads: an account's posts, newest first.
+# writes: engagement of the last days; posts.part: an account's posts, newest first, from any one on.
 Index("ix_fact_social_post_published", fact_social_post.c.account_key, fact_social_post.c.published_at.desc())
 
 dataset = Table(
@@ -256,21 +375,64 @@ dataset = Table(
     CheckConstraint("one", name="one"),
     CheckConstraint("source IN ('live', 'simulated')", name="source"),
     comment="one row: what this database holds. Live and simulated readings never mix",
+    info=_written(workers="INSERT"),
 )
 
-scrape_metric = Table(
-    "scrape_metric",
+# Metrics: what every process counted, by series (a metric and the values of its labels). Sums hold counts, or the seconds
+# of what was timed; `buckets` then counts the times by pipeline.metrics.BOUNDS, and is null for what is only counted.
+metric_series = Table(
+    "metric_series",
     metadata,
-    Column("minute", UTC, primary_key=True),
-    Column("platform", Text, primary_key=True),
-    Column("kind", Text, primary_key=True),
-    Column("lane", Text, primary_key=True),
-    Column("outcome", Text, primary_key=True, comment="of the job: succeeded, partly_failed, failed or released"),
-    Column("calls", BigInteger, nullable=False),
-    Column("accounts", BigInteger, nullable=False),
-    Column("failed_accounts", BigInteger, nullable=False),
-    Column("duration_s", Float, nullable=False, comment="summed"),
-    Column("longest_s", Float, nullable=False),
+    Column("series_id", Integer, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("labels", ARRAY(Text), nullable=False, comment="values, in the order in which the metric declares them"),
+    Column("since", UTC, nullable=False, comment="the first minute counted"),
+    Column("total", Float, nullable=False, comment="since then; it never falls"),
+    Column("buckets", ARRAY(BigInteger)),
+    UniqueConstraint("name", "labels", name="uq_metric_series"),
+    # Every row may change each second, and no indexed column of it.
+    postgresql_with=_HOT,
+    info=_BY_WORKERS,
+)
+
+
+def _rollup(name: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("at", UTC, primary_key=True),
+        # No foreign key: a series never goes alone, and looking it up would cost each row.
+        Column("series_id", Integer, primary_key=True),
+        Column("total", Float, nullable=False),
+        Column("buckets", ARRAY(BigInteger)),
+        postgresql_with=_HOT,
+        info=_BY_WORKERS,
+    )
+
+
+metric_minute = _rollup("metric_minute")
+metric_hour = _rollup("metric_hour")
+
+metric_sender = Table(
+    "metric_sender",
+    metadata,
+    Column("sender", Text, primary_key=True, comment="one process, from its start to its end"),
+    Column("role", Text, nullable=False),
+    Column("seen", INT8MULTIRANGE, nullable=False, comment="the numbers of its messages that have been counted"),
+    Column("newest_at", UTC, nullable=False, comment="time of its newest message, by its own clock"),
+    Column("gauges", JSONB, nullable=False, comment="[[name, labels, value]] of its newest message"),
+    postgresql_with=_HOT,
+    info=_BY_WORKERS,
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("until", UTC, nullable=False),
+    comment="work that one process does while others stand by",
+    info=_BY_WORKERS,
 )
 
 annotation = Table(
@@ -288,6 +450,9 @@ annotation = Table(
     Column("created_at", UTC, nullable=False, server_default=func.now()),
     CheckConstraint("from_date <= to_date", name="range"),
 )
+# reads.notes: those of an account; those of an organisation or of all.
+Index("ix_annotation_account_key", annotation.c.account_key, postgresql_where=annotation.c.account_key.is_not(None))
+Index("ix_annotation_org_name", annotation.c.org_name, postgresql_where=annotation.c.account_key.is_(None))
 
 api_key = Table(
     "api_key",
@@ -298,4 +463,15 @@ api_key = Table(
     Column("scopes", ARRAY(Text), nullable=False),
     Column("created_at", UTC, nullable=False, server_default=func.now()),
     Column("revoked_at", UTC),
+    info=_written(api="INSERT, UPDATE"),
+)
+
+sign_in = Table(
+    "sign_in",
+    metadata,
+    Column("token_hash", LargeBinary, primary_key=True, comment="SHA-256 of what the cookie holds (256 random bits)"),
+    Column("key_id", ForeignKey("api_key.key_id", ondelete="CASCADE"), nullable=False),
+    Column("began_at", UTC, nullable=False),
+    Column("ends_at", UTC, nullable=False),
+    comment="browsers that are signed in by a key; the key itself isn't here",
 )

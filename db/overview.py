@@ -1,16 +1,25 @@
-"""What the command line asks: which accounts a request means, how its jobs go, and how the whole stands."""
+"""What the command line asks: which accounts a request means, and how the whole stands."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from msgspec import Struct
-from sqlalchemy import ARRAY, BigInteger, Connection, any_, bindparam, func, select
-from sqlalchemy.dialects.postgresql import UUID
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    any_,
+    bindparam,
+    func,
+    or_,
+    select,
+)
 
 from db.accounts import NAME
-from db.models import dim_account, scrape_job, scrape_state
-from db.rows import JobState, Kind, Result
-from db.standing import Status, status
+from db.models import dim_account, scrape_state
+from db.rows import Kind
+from db.standing import StaleAfter, Status, status
 
 
 class Candidate(Struct, frozen=True):
@@ -24,25 +33,18 @@ class Candidate(Struct, frozen=True):
     is_active: bool
 
 
-class AccountResult(Struct, frozen=True):
-    """What a job meant for one account."""
+class Chosen(Struct, frozen=True, kw_only=True):
+    """Which accounts are meant, of those that aren't paused; None lets all pass.
 
-    account_key: int
-    result: Result
-    reason: str | None
+    `statuses` are those that an account may have, `reason` the one why. `unread_since` leaves those that have a reading from then on.
+    """
 
-
-class JobProgress(Struct, frozen=True):
-    """How far a job is; `results` is empty until it has finished."""
-
-    job_id: str
-    state: JobState
-    reason: str | None
-    results: tuple[AccountResult, ...]
-
-    @property
-    def is_finished(self) -> bool:
-        return self.state not in ("queued", "running")
+    platform: str | None = None
+    org: str | None = None
+    core: bool | None = None
+    statuses: Collection[Status] | None = None
+    reason: str | None = None
+    unread_since: datetime | None = None
 
 
 class Group(Struct, frozen=True):
@@ -58,52 +60,75 @@ _PROFILES = dim_account.join(
     scrape_state,
     (scrape_state.c.account_key == dim_account.c.account_key) & (scrape_state.c.subject == "profile"),
 )
-_CANDIDATES = (
-    select(
-        dim_account.c.account_key,
-        dim_account.c.platform,
-        dim_account.c.host,
-        NAME,
-        scrape_state.c.kind,
-        dim_account.c.is_active,
-    )
-    .select_from(_PROFILES)
-    .order_by(dim_account.c.account_key)
-)
+# Accounts a statement.
+_PAGE = 5_000
+CANDIDATES = select(
+    dim_account.c.account_key,
+    dim_account.c.platform,
+    dim_account.c.host,
+    NAME,
+    scrape_state.c.kind,
+    dim_account.c.is_active,
+).join_from(dim_account, scrape_state)
+"""Every subject of every account."""
+_CANDIDATES = CANDIDATES.where(scrape_state.c.subject == "profile").order_by(dim_account.c.account_key)
 
 
 def candidates(conn: Connection, account_keys: Sequence[int]) -> list[Candidate]:
     """Return these accounts, paused ones too."""
-    asked = bindparam("account_keys", list(account_keys), type_=ARRAY(BigInteger))
-    return [Candidate(*row) for row in conn.execute(_CANDIDATES.where(dim_account.c.account_key == any_(asked)))]
-
-
-def active_candidates(conn: Connection, *, platform: str | None = None, failed: bool = False) -> list[Candidate]:
-    """Return the accounts that aren't paused: all, those of a platform, those whose last attempt failed."""
-    query = _CANDIDATES.where(dim_account.c.is_active)
-    if platform is not None:
-        query = query.where(dim_account.c.platform == platform)
-    if failed:
-        query = query.where(scrape_state.c.result == "failed")
+    asked = bindparam(None, list(account_keys), type_=ARRAY(BigInteger))
+    query = _CANDIDATES.where(dim_account.c.account_key == any_(asked))
     return [Candidate(*row) for row in conn.execute(query)]
 
 
-_JOBS = select(scrape_job.c.job_id, scrape_job.c.state, scrape_job.c.reason, scrape_job.c.outcomes).where(
-    scrape_job.c.job_id == any_(bindparam("job_ids", type_=ARRAY(UUID(as_uuid=False))))
+def chosen(conn: Connection, which: Chosen, *, now: datetime, stale_after: StaleAfter) -> Iterator[Candidate]:
+    """Yield the accounts that are meant, by their keys, a page at a time: the list may be very long."""
+    query = _CANDIDATES.where(*_conditions(which, now, stale_after)).limit(_PAGE)
+    after = 0
+    while page := conn.execute(query.where(dim_account.c.account_key > after)).all():
+        yield from (Candidate(*row) for row in page)
+        after = page[-1].account_key
+
+
+def _conditions(which: Chosen, now: datetime, stale_after: StaleAfter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [dim_account.c.is_active]
+    if which.platform is not None:
+        conditions.append(dim_account.c.platform == which.platform)
+    if which.org is not None:
+        conditions.append(dim_account.c.org_name == which.org)
+    if which.core is not None:
+        conditions.append(dim_account.c.is_core_account.is_(which.core))
+    if which.statuses is not None:
+        conditions.append(status(now, stale_after).in_(which.statuses))
+    if which.reason is not None:
+        conditions.append(scrape_state.c.reason == which.reason)
+    if which.unread_since is not None:
+        last_read = scrape_state.c.last_success_at
+        conditions.append(or_(last_read.is_(None), last_read < which.unread_since))
+    return conditions
+
+
+_ORGANISATIONS = select(dim_account.c.org_name).where(dim_account.c.org_name.is_not(None)).distinct()
+
+
+def organisations(conn: Connection) -> list[str]:
+    """Return the names of all organisations that have an account."""
+    return list(conn.scalars(_ORGANISATIONS))
+
+
+_NAMES = select(dim_account.c.account_key, NAME).where(
+    dim_account.c.account_key == any_(bindparam("account_keys", type_=ARRAY(BigInteger)))
 )
 
 
-def jobs(conn: Connection, job_ids: Collection[str]) -> dict[str, JobProgress]:
-    """Return how far each job is; one that was pruned is left out."""
-    return {
-        job_id: JobProgress(job_id, state, reason, tuple(AccountResult(**outcome) for outcome in outcomes or ()))
-        for job_id, state, reason, outcomes in conn.execute(_JOBS, {"job_ids": list(job_ids)})
-    }
+def names(conn: Connection, account_keys: Collection[int]) -> dict[int, str]:
+    """Return what accounts are called (`x/name`, `mastodon/name@host`), by their keys."""
+    return dict(conn.execute(_NAMES, {"account_keys": list(account_keys)}).all())
 
 
-def groups(conn: Connection, *, now: datetime, stale_after_s: float) -> list[Group]:
+def groups(conn: Connection, *, now: datetime, stale_after: StaleAfter) -> list[Group]:
     """Return how many accounts stand how, per platform and reason; the largest group of a status first."""
-    standing = status(now, stale_after_s)
+    standing = status(now, stale_after)
     count = func.count()
     query = (
         select(standing, dim_account.c.platform, scrape_state.c.reason, count)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import Connection, Text, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import insert
 
@@ -44,6 +44,15 @@ def add(conn: Connection, pause: Pause) -> None:
 def standing(conn: Connection, now: datetime) -> Sequence[Pause]:
     """Return the pauses that haven't ended."""
     return [Pause(*row) for row in conn.execute(_STANDING, {"now": now})]
+
+
+def of_all(pauses: Sequence[Pause]) -> Pause:
+    """Return what pauses of every credential mean together: nobody calls until the first of them ends.
+
+    `blocked` only where all are: one that is limited works again when its limit ends.
+    """
+    said = min(pauses, key=lambda pause: (pause.result == "blocked", pause.until))
+    return structs.replace(said, until=min(pause.until for pause in pauses))
 
 
 def unblock(conn: Connection, platform: str, credential: str) -> None:

@@ -26,8 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from db import held
-from db.models import UTC, account_latest, day_count, fact_followers_snapshot, fact_social_post
+from db import derived, held
+from db.models import UTC, account_latest, fact_followers_snapshot, fact_social_post
 from db.recordset import as_json, recordset
 from db.rows import Doubt, Post, Profile, Source
 
@@ -73,9 +73,14 @@ _insert_snapshots = insert(fact_followers_snapshot).from_select([*_snapshot], se
 _kept = (
     _insert_snapshots.on_conflict_do_update(
         index_elements=fact_followers_snapshot.primary_key.columns,
-        set_={name: _insert_snapshots.excluded[name] for name in _snapshot},
+        # What an import said of the day gives way, and with it that an import did.
+        set_={name: _insert_snapshots.excluded[name] for name in (*_snapshot, "import_id")},
         where=and_(
-            fact_followers_snapshot.c.captured_at <= _insert_snapshots.excluded.captured_at,
+            or_(
+                fact_followers_snapshot.c.captured_at <= _insert_snapshots.excluded.captured_at,
+                # What an import says of a day gives way to what the platform says.
+                fact_followers_snapshot.c.source == "imported",
+            ),
             or_(
                 _insert_snapshots.excluded.precision != held.HELD,
                 fact_followers_snapshot.c.precision == held.HELD,
@@ -112,7 +117,7 @@ _insert_latest = insert(account_latest).from_select(
     [*_newest],
     select(*_newest.values())
     .join_from(_kept, _judged, _judged.c.account_key == _kept.c.account_key)
-    .where(~_judged.c.is_held),
+    .where(~_judged.c.is_held, ~_judged.c.is_late),
 )
 _latest = _insert_latest.on_conflict_do_update(
     index_elements=account_latest.primary_key.columns,
@@ -120,17 +125,13 @@ _latest = _insert_latest.on_conflict_do_update(
         **{name: _insert_latest.excluded[name] for name in _newest},
         **dict.fromkeys(("held_followers", "held_at", "held_precision")),
     },
-    where=and_(
-        tuple_(account_latest.c.snapshot_date, account_latest.c.captured_at)
-        <= tuple_(_insert_latest.excluded.snapshot_date, _insert_latest.excluded.captured_at),
-        func.coalesce(account_latest.c.held_at <= _insert_latest.excluded.captured_at, True),
-    ),
 ).cte("latest")
 _SNAPSHOTS = (
     select(
         func.count(),
-        func.count().filter(_known.c.account_key.is_(None)),
+        func.array_agg(_kept.c.account_key).filter(_known.c.account_key.is_(None)),
         select(func.array_agg(_judged.c.account_key)).where(_judged.c.is_held).scalar_subquery(),
+        select(func.array_agg(_judged.c.account_key)).where(_judged.c.is_late).scalar_subquery(),
         held.confirmed(_judged),
     )
     .select_from(_kept.outerjoin(_known, _known.c.account_key == _kept.c.account_key))
@@ -139,12 +140,12 @@ _SNAPSHOTS = (
 
 
 class Written(Struct, frozen=True):
-    """How many snapshots were written, how many of them are the first of their account and day, and the account_keys
+    """How many snapshots were written, and the account_keys of those that are the first of their account and day, and
     of the readings that are held.
     """
 
     snapshots: int = 0
-    first: int = 0
+    first: Collection[int] = ()
     held: frozenset[int] = frozenset()
 
 
@@ -159,9 +160,9 @@ def snapshots(
 ) -> Written:
     """Keep profiles as the snapshots of the day of `now`, and as the newest of their accounts.
 
-    A suspicious one is held (see db.held). A snapshot taken later than `now` stays.
+    A suspicious one is held (see db.held). A snapshot taken later than `now` stays, unless it was imported.
     """
-    day = _day_of(now)
+    day = day_of(now)
     values = {
         "profiles": as_json(profiles),
         "day": day,
@@ -173,10 +174,12 @@ def snapshots(
         "min_followers": doubt.min_followers,
     }
     values |= {f"day_{n}_before": day - timedelta(days=n) for n in _DELTA_DAYS}
-    written, first, held_keys, confirmed = conn.execute(_SNAPSHOTS, values).one()
+    written, first, held_keys, late_keys, confirmed = conn.execute(_SNAPSHOTS, values).one()
     if confirmed:
         held.accept(conn, confirmed)
-    return Written(written, first, frozenset(held_keys or ()))
+    if late_keys:
+        derived.rederive(conn, late_keys)
+    return Written(written, first or (), frozenset(held_keys or ()))
 
 
 _POSTS = recordset(
@@ -232,31 +235,19 @@ def _with_engagement(table: Any) -> Update:
 
 
 _ENGAGEMENT_OF_DAY = _with_engagement(fact_followers_snapshot).where(fact_followers_snapshot.c.snapshot_date == _DAY)
-_ENGAGEMENT_OF_LATEST = _with_engagement(account_latest)
+_ENGAGEMENT_OF_LATEST = _with_engagement(account_latest).where(account_latest.c.snapshot_date == _DAY)
 
 
 def engagement(conn: Connection, account_keys: Collection[int], *, now: datetime, engagement_days: int) -> None:
-    """Bring the engagement of accounts up to their posts: in the snapshot of the day of `now`, and in the newest."""
-    values = {"account_keys": list(account_keys), "since": now - timedelta(days=engagement_days)}
-    conn.execute(_ENGAGEMENT_OF_DAY, {**values, "day": _day_of(now)})
+    """Bring the engagement of accounts up to their posts in the snapshot of the day of `now`.
+
+    Before the day's profile is read there is none, and the profile then brings it.
+    """
+    values = {"account_keys": list(account_keys), "since": now - timedelta(days=engagement_days), "day": day_of(now)}
+    conn.execute(_ENGAGEMENT_OF_DAY, values)
     conn.execute(_ENGAGEMENT_OF_LATEST, values)
 
 
-_insert_count = insert(day_count)
-_COUNT = _insert_count.on_conflict_do_update(
-    index_elements=day_count.primary_key.columns,
-    set_={"snapshots": day_count.c.snapshots + _insert_count.excluded.snapshots},
-)
-
-
-def count(conn: Connection, platform: str, first: int, now: datetime) -> None:
-    """Add `first` snapshots to the kept count of the day of `now`.
-
-    Every job of a platform meets at this row, so it's written last: the lock is held for the commit only.
-    """
-    conn.execute(_COUNT, {"snapshot_date": _day_of(now), "platform": platform, "snapshots": first})
-
-
-def _day_of(now: datetime) -> date:
+def day_of(now: datetime) -> date:
     """Return the UTC day of a time."""
     return now.astimezone(UTC_ZONE).date()

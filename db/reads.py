@@ -4,15 +4,21 @@ A page of a list is found first, over as few tables as its filters and order nee
 on one table's key doesn't carry across a join, which would read thousands of rows to return fifty.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence, Set
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any, Generic, Literal, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Double,
+    FromClause,
+    Integer,
+    Select,
     and_,
     bindparam,
     case,
@@ -22,11 +28,16 @@ from sqlalchemy import (
     or_,
     select,
 )
+from sqlalchemy.dialects.postgresql import psycopg2
+from sqlalchemy.sql import visitors
 
+from db import keyset
 from db.accounts import NAME
 from db.held import HELD
+from db.keyset import After, Order, Part, Window
 from db.models import (
     NEVER_DUE,
+    UTC,
     account_handle,
     account_latest,
     annotation,
@@ -35,8 +46,9 @@ from db.models import (
     scrape_job,
     scrape_state,
 )
+from db.prepared import Prepared
 from db.rows import JobState, Kind, Lane, Precision, Result, Source
-from db.standing import Status, status
+from db.standing import StaleAfter, Status, status
 
 
 class AccountSummary(Struct, frozen=True):
@@ -87,6 +99,7 @@ class AccountStanding(Struct, frozen=True):
     last_attempt_at: datetime | None
     last_success_at: datetime | None
     next_due_at: datetime | None
+    read_interval_s: int | None
 
 
 class PastHandle(Struct, frozen=True):
@@ -160,33 +173,11 @@ class Filters(Struct, frozen=True, kw_only=True):
     text: str | None = None
 
 
-class Order(Struct, frozen=True):
-    """By which column a list is sorted, equal ones by account_key; unknown values come last either way."""
-
-    column: str = "account_key"
-    descending: bool = False
-
-
-class After(Struct, frozen=True):
-    """The place behind one item of a list: its value in the order's column, and its key."""
-
-    value: Any
-    account_key: int
-
-
-class Window(Struct, frozen=True, kw_only=True):
-    """Which part of a list to return: behind an item whatever the depth, or by offset."""
-
-    limit: int
-    offset: int = 0
-    after: After | None = None
-
-
 class Clock(Struct, frozen=True):
     """What a status is measured by."""
 
     now: datetime
-    stale_after_s: float
+    stale_after: StaleAfter
 
 
 Row = TypeVar("Row", AccountSummary, AccountStanding)
@@ -207,20 +198,21 @@ class Extent(Struct, frozen=True):
 
 
 ListName = Literal["summary", "accounts"]
+_DIALECT = psycopg2.dialect()  # type: ignore[no-untyped-call]
 
 # Where a platform is many servers, a handle alone names nobody: it is read and written as name@server.
-_HANDLE = case(
+HANDLE = case(
     (dim_account.c.host != "", dim_account.c.handle + literal("@") + dim_account.c.host), else_=dim_account.c.handle
 )
 _WEEK_AGO = func.nullif(account_latest.c.followers - account_latest.c.delta_7d, 0)
-_ACCOUNTS = dim_account.outerjoin(
-    scrape_state,
-    and_(scrape_state.c.account_key == dim_account.c.account_key, scrape_state.c.subject == "profile"),
-).outerjoin(account_latest, account_latest.c.account_key == dim_account.c.account_key)
-_COLUMNS: dict[str, ColumnElement[Any]] = {
+_BESIDE = {
+    scrape_state: and_(scrape_state.c.account_key == dim_account.c.account_key, scrape_state.c.subject == "profile"),
+    account_latest: account_latest.c.account_key == dim_account.c.account_key,
+}
+COLUMNS: dict[str, ColumnElement[Any]] = {
     # Of equal names the last table's holds: account_key and platform are the account's own.
     **{c.name: c for c in (*account_latest.c, *scrape_state.c, *dim_account.c)},
-    "handle": _HANDLE,
+    "handle": HANDLE,
     "account_url": dim_account.c.url,
     "precision": case((account_latest.c.held_at.is_not(None), HELD), else_=account_latest.c.precision),
     "growth_7d_pct": cast(func.round(100.0 * account_latest.c.delta_7d / _WEEK_AGO, 2), Double),
@@ -255,19 +247,25 @@ def standings(
 
 def extent(conn: Connection, of: ListName, filters: Filters, clock: Clock) -> Extent:
     """Return how many accounts pass the filters, and the newest reading (of accounts: attempt) among them."""
-    query = select(func.count(), func.max(_AS_OF[of])).select_from(_ACCOUNTS).where(*_conditions(filters, clock))
+    passing = conditions(filters, clock)
+    query = select(func.count(), func.max(_AS_OF[of])).select_from(accounts_for(_AS_OF[of], *passing)).where(*passing)
     return Extent(*conn.execute(query).one())
 
 
 def standing(conn: Connection, account_key: int, clock: Clock) -> AccountStanding | None:
     """Return one account, or None when there is none with this key."""
-    query = (
-        select(*_columns(AccountStanding, clock))
-        .select_from(_ACCOUNTS)
-        .where(dim_account.c.account_key == account_key)
-    )
+    columns = _columns(AccountStanding.__struct_fields__, status(clock.now, clock.stale_after))
+    query = select(*columns).select_from(accounts_for(*columns)).where(dim_account.c.account_key == account_key)
     row = conn.execute(query).one_or_none()
     return None if row is None else AccountStanding(*row)
+
+
+def newest(conn: Connection, account_key: int, clock: Clock) -> AccountSummary | None:
+    """Return one account with its newest reading, or None when there is none with this key."""
+    columns = _columns(AccountSummary.__struct_fields__, status(clock.now, clock.stale_after))
+    query = select(*columns).select_from(accounts_for(*columns)).where(dim_account.c.account_key == account_key)
+    row = conn.execute(query).one_or_none()
+    return None if row is None else AccountSummary(*row)
 
 
 _HANDLES = (
@@ -300,15 +298,10 @@ def days(conn: Connection, account_key: int, first: date, last: date) -> list[Da
     return [Day(*row) for row in conn.execute(_DAYS, {"account_key": account_key, "first": first, "last": last})]
 
 
-_FIRST_AND_LAST = select(func.min(_SNAPSHOT.snapshot_date), func.max(_SNAPSHOT.snapshot_date)).where(
-    _SNAPSHOT.account_key == bindparam("account_key")
-)
-
-
-def first_and_last_day(conn: Connection, account_key: int) -> tuple[date, date] | None:
-    """Return the days of an account's oldest and newest snapshot, or None when it has none."""
-    first, last = conn.execute(_FIRST_AND_LAST, {"account_key": account_key}).one()
-    return (first, last) if first else None
+def newest_reading(conn: Connection) -> datetime | None:
+    """Return when the newest numbers of all were read."""
+    newest: datetime | None = conn.scalar(select(func.max(account_latest.c.captured_at)))
+    return newest
 
 
 _NOTES = (
@@ -360,18 +353,10 @@ def job(conn: Connection, job_id: str) -> JobReport | None:
 
 def overview(conn: Connection, clock: Clock) -> Overview:
     """Return the whole list in a few numbers."""
-    state = status(clock.now, clock.stale_after_s)
-    query = (
-        select(
-            state,
-            func.count(),
-            func.count(account_latest.c.followers),
-            func.sum(account_latest.c.followers),
-            func.max(account_latest.c.captured_at),
-        )
-        .select_from(_ACCOUNTS)
-        .group_by(state)
-    )
+    state = status(clock.now, clock.stale_after)
+    followers = account_latest.c.followers
+    counted = (func.count(), func.count(followers), func.sum(followers), func.max(account_latest.c.captured_at))
+    query = select(state, *counted).select_from(accounts_for(state, followers)).group_by(state)
     rows = conn.execute(query).all()
     return Overview(
         accounts=sum(row[1] for row in rows),
@@ -387,67 +372,149 @@ def alive(conn: Connection) -> None:
     conn.execute(select(1))
 
 
+def part(
+    conn: Connection, names: Sequence[str], filters: Filters, order: Order, window: Window, clock: Clock
+) -> Part:
+    """Return a part of the accounts, of each these fields of AccountSummary or AccountStanding, in this order."""
+    given = {name: value for name, value in structs.asdict(filters).items() if value is not None}
+    selected = keyset.placed(names, order, "account_key")
+    place = _place(window)
+    sql = _statement(selected, frozenset(given), order, place, window.limit, clock.stale_after)
+    values = given | {"now": clock.now, "before": window.offset}
+    if filters.text is not None:
+        values["text"] = containing(filters.text)
+    if window.after is not None:
+        values |= {"after_value": window.after.value, "after_key": window.after.key}
+    rows = conn.exec_driver_sql(sql, values).all()
+    return keyset.part(rows, names, order, "account_key", window.limit)
+
+
 def _listing(
     conn: Connection, row_type: type[Row], filters: Filters, order: Order, window: Window, clock: Clock
 ) -> Listing[Row]:
-    conditions = _conditions(filters, clock)
-    if window.after is not None:
-        conditions.append(_behind(order, window.after))
+    found = part(conn, row_type.__struct_fields__, filters, order, window, clock)
+    return Listing([row_type(*row) for row in found.rows], found.after)
+
+
+_Place = Literal["start", "behind an offset", "behind a value", "behind an unknown value"]
+
+
+def _place(window: Window) -> _Place:
+    if window.after is None:
+        return "behind an offset" if window.offset else "start"
+    return "behind an unknown value" if window.after.value is None else "behind a value"
+
+
+# Putting one together takes SQLAlchemy as long as PostgreSQL takes to answer it for a page of 50.
+@lru_cache(maxsize=1_000)
+def _statement(
+    names: Sequence[str], given: Set[str], order: Order, place: _Place, limit: int, stale_after: StaleAfter
+) -> str:
+    """Return the statement of a list by these filters in the driver's words, to be prepared where it can be.
+
+    Its parameters are the filters' values, the time and the place; what never changes is written out, and so is the limit:
+    with a parameter for it PostgreSQL plans anew each time.
+    """
+    now = cast(bindparam("now"), UTC)
+    standing = status(now, stale_after)
+    values: dict[str, ColumnElement[Any]] = {name: bindparam(name) for name in given}
+    passing = account_conditions(*(values.get(name) for name in ("platform", "org", "core", "text")))
+    if "status" in given:
+        passing.append(standing == values["status"])
+    if place in ("behind a value", "behind an unknown value"):
+        passing.append(_behind(order, place))
+    ordered = keyset.order_by(COLUMNS[order.column], dim_account.c.account_key, descending=order.descending)
     page = (
         select(dim_account.c.account_key)
-        .select_from(_ACCOUNTS)
-        .where(*conditions)
-        .order_by(*_order_by(order))
-        .limit(window.limit + 1)  # one more tells whether the list goes on
-        .offset(window.offset)
-        .subquery()
+        .select_from(accounts_for(*passing, *ordered))
+        .where(*passing)
+        .order_by(*ordered)
+        .limit(limit + 1)  # one more than wanted tells whether the list goes on
     )
+    if place == "behind an offset":
+        page = page.offset(bindparam("before", type_=Integer))
+    found = page.subquery()
+    columns = _columns(names, standing)
     query = (
-        select(*_columns(row_type, clock))
-        .select_from(_ACCOUNTS.join(page, page.c.account_key == dim_account.c.account_key))
-        .order_by(*_order_by(order))
+        select(*columns)
+        .select_from(accounts_for(*columns, *ordered).join(found, found.c.account_key == dim_account.c.account_key))
+        .order_by(*ordered)
     )
-    rows = [row_type(*row) for row in conn.execute(query)]
-    last = rows[window.limit - 1] if len(rows) > window.limit else None
-    after = After(getattr(last, order.column), last.account_key) if last else None
-    return Listing(rows[: window.limit], after)
+    sql = _written_out(query)
+    # How many rows pass a filter, and how many an offset skips, decides how they are best found.
+    return sql if given or place == "behind an offset" else Prepared(sql)
 
 
-def _columns(row_type: type[Row], clock: Clock) -> list[ColumnElement[Any]]:
-    columns = {**_COLUMNS, "status": status(clock.now, clock.stale_after_s)}
-    return [columns[name].label(name) for name in row_type.__struct_fields__]
+def _written_out(query: Select[Any]) -> str:
+    """Return a query in the driver's words, with its constants in them; parameters that have no value stay such."""
+    compiled = query.compile(dialect=_DIALECT)
+
+    def literal_of(found: re.Match[str]) -> str:
+        bound = compiled.binds[found[1]]
+        return found[0] if bound.required else str(compiled.render_literal_bindparam(bound))  # type: ignore[no-untyped-call]
+
+    return re.sub(r"%\((\w+)\)s", literal_of, str(compiled))
 
 
-def _conditions(filters: Filters, clock: Clock) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if filters.platform is not None:
-        conditions.append(dim_account.c.platform == filters.platform)
-    if filters.org is not None:
-        conditions.append(dim_account.c.org_name == filters.org)
-    if filters.core is not None:
-        conditions.append(dim_account.c.is_core_account.is_(filters.core))
+def _columns(names: Sequence[str], standing: ColumnElement[str]) -> list[ColumnElement[Any]]:
+    columns = {**COLUMNS, "status": standing}
+    return [columns[name].label(name) for name in names]
+
+
+def accounts_for(*expressions: ColumnElement[Any]) -> FromClause:
+    """Return dim_account, joined to those tables alone that these expressions need."""
+    needed = {
+        column.table
+        for expression in expressions
+        for column in visitors.iterate(expression)
+        if isinstance(column, Column)
+    }
+    accounts: FromClause = dim_account
+    for table, its_own in _BESIDE.items():
+        if table in needed:
+            accounts = accounts.outerjoin(table, its_own)
+    return accounts
+
+
+def conditions(filters: Filters, clock: Clock) -> list[ColumnElement[bool]]:
+    """Return what must hold for an account to pass, as `accounts_for` has it."""
+    text = None if filters.text is None else containing(filters.text)
+    passing = account_conditions(filters.platform, filters.org, filters.core, text)
     if filters.status is not None:
-        conditions.append(status(clock.now, clock.stale_after_s) == filters.status)
-    if filters.text is not None:
-        named = (_HANDLE, dim_account.c.display_name, dim_account.c.org_name)
-        conditions.append(or_(*(column.icontains(filters.text, autoescape=True) for column in named)))
+        passing.append(status(clock.now, clock.stale_after) == filters.status)
+    return passing
+
+
+def account_conditions(platform: Any, org: Any, core: Any, pattern: Any) -> list[ColumnElement[bool]]:
+    """Return what dim_account must say of an account to pass: values or parameters, None lets all pass.
+
+    `pattern` is of a name, as `containing` makes it.
+    """
+    conditions: list[ColumnElement[bool]] = []
+    if platform is not None:
+        conditions.append(dim_account.c.platform == platform)
+    if org is not None:
+        conditions.append(dim_account.c.org_name == org)
+    if core is not None:
+        conditions.append(dim_account.c.is_core_account == core)
+    if pattern is not None:
+        named = (HANDLE, dim_account.c.display_name, dim_account.c.org_name)
+        conditions.append(or_(*(column.ilike(pattern, escape="/") for column in named)))
     return conditions
 
 
-def _order_by(order: Order) -> list[ColumnElement[Any]]:
-    column = _COLUMNS[order.column]
-    directed = column.desc() if order.descending else column.asc()
-    if order.column == "account_key":
-        return [directed]
-    return [directed.nulls_last(), dim_account.c.account_key.asc()]
+def containing(text: str) -> str:
+    """Return the pattern of what contains this text, whatever characters it has."""
+    literally = re.sub("([/%_])", r"/\1", text)
+    return f"%{literally}%"
 
 
-def _behind(order: Order, after: After) -> ColumnElement[bool]:
-    """Return the condition that holds for the rows that follow `after` in this order."""
-    column, key = _COLUMNS[order.column], dim_account.c.account_key
-    if order.column == "account_key":
-        return key < after.account_key if order.descending else key > after.account_key
-    if after.value is None:
-        return and_(column.is_(None), key > after.account_key)
-    further = column < after.value if order.descending else column > after.value
-    return or_(further, and_(column == after.value, key > after.account_key), column.is_(None))
+def _behind(order: Order, place: _Place) -> ColumnElement[bool]:
+    """Return the condition that holds for the rows that follow `after_key` in this order, whose value is `after_value`."""
+    return keyset.behind(
+        COLUMNS[order.column],
+        dim_account.c.account_key,
+        descending=order.descending,
+        value=bindparam("after_value") if place == "behind a value" else None,
+        of_key=bindparam("after_key"),
+    )

@@ -4,9 +4,9 @@ Counts are integers or None. None means that the platform did not say, or does n
 the platform said zero. Times are aware and UTC.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -17,10 +17,15 @@ Source = Literal["live", "simulated", "imported"]
 Precision = Literal["exact", "rounded", "hidden", "held"]
 Result = Literal["ok", "gone", "failed", "blocked"]
 JobState = Literal["queued", "running", "succeeded", "partly_failed", "failed"]
+Batches = Generator[Sequence[Sequence[Any]], None, None]
+"""Rows of a long result, some at a time; the values of each stand as the fields of a struct do."""
 
 
 class Account(Struct, frozen=True):
-    """One account as the workers know it. `host` is empty except where a platform is many servers (Mastodon)."""
+    """One account as the workers know it. `host` is empty except where a platform is many servers (Mastodon).
+
+    `seat` numbers the accounts of a platform and host from 0. `read_interval_s` is None where the platform's holds.
+    """
 
     account_key: int
     platform: str
@@ -28,6 +33,8 @@ class Account(Struct, frozen=True):
     url: str
     host: str = ""
     external_id: str | None = None
+    seat: int = 0
+    read_interval_s: int | None = None
 
 
 class Profile(Struct, frozen=True, kw_only=True):

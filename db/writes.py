@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, JSONPATH, UUID, insert
 
-from db import dataset, identity, readings, tags
+from db import dataset, derived, gaps, identity, readings, tags
 from db.dataset import MixedSources, clear_simulated, source_of
 from db.models import NEVER_DUE, UTC, dim_account, fact_social_post, scrape_job, scrape_state
 from db.recordset import as_json, recordset
@@ -61,20 +61,24 @@ def save(
     """
     kept = {account.account_key for account in again.accounts} if again else set()
     assert sorted(n.account_key for n in nexts) == sorted({a.account_key for a in job.accounts} - kept)
-    dataset.refuse_mixture(conn, source)
+    derived.beside_others(conn)
+    is_claimed = dataset.refuse_mixture(conn, source)
+    taken: Mapping[int, str] = {}
     if _learns(job, profiles):
         identity.lock(conn, job.platform)
-    taken = identity.taken(conn, profiles) if profiles else {}
+        taken = identity.taken(conn, profiles)
     nexts = [_taken_over(n, job, taken[n.account_key]) if n.account_key in taken else n for n in nexts]
     profiles = [profile for profile in profiles if profile.account_key not in taken]
     if not _finish(conn, job, nexts, again, now):
         return None
-    if profiles or posts:
+    if (profiles or posts) and not is_claimed:
         dataset.claim(conn, source)
     written_posts = readings.posts(conn, posts, source=source, now=now) if posts else 0
     written = readings.Written()
+    touched = tags.of_job(job.platform, (account.account_key for account in job.accounts))
     if profiles:
-        identity.record(conn, profiles, now)
+        if identity.record(conn, profiles, now):
+            touched |= {tags.NAMES}
         written = readings.snapshots(
             conn, profiles, source=source, now=now, engagement_days=engagement_days, doubt=doubt
         )
@@ -82,12 +86,14 @@ def save(
         readings.engagement(conn, posts.keys(), now=now, engagement_days=engagement_days)
     nexts = [_read_soon(n, now, doubt) if n.account_key in written.held else n for n in nexts]
     _move_on(conn, job, nexts, follow, now)
+    if job.kind != "posts" and any(n.result != "ok" or job.failures.get(n.account_key) for n in nexts):
+        gaps.record(conn, nexts, readings.day_of(now))
     if profiles and reads_posts:
         conn.execute(_DUE_POSTS, {"account_keys": [p.account_key for p in profiles], "now": now})
     if written.first:
-        readings.count(conn, job.platform, written.first, now)
+        derived.count(conn, written.first, readings.day_of(now))
     return Changes(
-        tags.of_job(job.platform, (account.account_key for account in job.accounts)),
+        touched,
         snapshots=written.snapshots,
         posts=written_posts,
         follow=tuple(further for further in (follow, again) if further),

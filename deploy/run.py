@@ -13,18 +13,18 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from db import migrate, overview, progress, writes
+from db import keys, migrate, overview, progress, writes
 from db.engine import DatabaseError, Engine, make_engine, reading
-from deploy import ports
+from deploy import past, ports
 from deploy.embedded import ServerMissing
 from deploy.servers import FOLDER, HERE, Busy, Servers, given, lock, say, servers
 from pipeline import accounts, platforms
@@ -33,9 +33,14 @@ from pipeline.settings import Settings, SettingsError, load_settings
 
 FIRST_LIST = HERE / "deploy" / "accounts" / "hhs.csv"
 ALWAYS = ("api", "beat", "flower", "recorder")
-API_READY_S = 30
+# Twenty processes start at once, and a small machine may be busy with something else.
+API_READY_S = 120
+FLOWER_USER = "rollcall"
 LOOK_S = 0.5
-STOP_S = 7.0
+# Beyond what its processes take at most.
+STOP_MARGIN_S = 5.0
+# A stop that takes longer than this says why.
+LONG_STOP_S = 3.0
 
 console = Console()
 
@@ -88,7 +93,8 @@ def _run(options: argparse.Namespace, stop: threading.Event, held: IO[str]) -> i
     extra = {name: str(port) for name, port in _ports().items()}
     if not options.live:
         extra["SIMULATOR_URL"] = f"http://127.0.0.1:{extra['SIMULATOR_PORT']}"
-    extra.setdefault("FLOWER_BASIC_AUTH", f"rollcall:{_flower_password()}")
+    if "FLOWER_BASIC_AUTH" not in given():
+        extra["FLOWER_BASIC_AUTH"] = f"{FLOWER_USER}:{_flower_password()}"
     with servers(**extra) as (running, environment):
         if options.live:
             environment = {k: v for k, v in environment.items() if k != "SIMULATOR_URL"}
@@ -103,7 +109,7 @@ def _run(options: argparse.Namespace, stop: threading.Event, held: IO[str]) -> i
 
 def _prepare(engine: Engine, settings: Settings, options: argparse.Namespace) -> None:
     """Bring the schema up to date, refuse to mix live and simulated numbers, import the list on the first run."""
-    migrate.upgrade(settings.database_url.get_secret_value())
+    migrate.upgrade(settings.database_url.get_secret_value(), partition_months=settings.partition_months)
     with reading(engine) as conn:
         holds = writes.source_of(conn)
         empty = not progress.platforms_in_use(conn)
@@ -120,6 +126,8 @@ def _prepare(engine: Engine, settings: Settings, options: argparse.Namespace) ->
         console.print(
             "The database has accounts already: `rollcall accounts import FILE` brings in more.", style="yellow"
         )
+    if settings.simulator_url:
+        _simulate_past(engine, settings)
 
 
 def _import(engine: Engine, file: Path) -> None:
@@ -131,6 +139,23 @@ def _import(engine: Engine, file: Path) -> None:
     for row in report.rows:
         if row.verdict in ("rejected", "duplicate"):
             console.print(f"  row {row.row} {row.verdict}: {row.reason}", markup=False, soft_wrap=True)
+
+
+def _simulate_past(engine: Engine, settings: Settings) -> None:
+    """Give a database without numbers the weeks before today, so that trends show something."""
+    began = time.monotonic()
+    try:
+        written = past.write(engine, settings, now=datetime.now(UTC))
+    except past.TooManyAccounts:
+        console.print(
+            f"A list of more than {past.MOST_ACCOUNTS:,} accounts gets no simulated past: trends begin today.",
+            style="yellow",
+        )
+        return
+    if written is not None and written.snapshots:
+        took_s = time.monotonic() - began
+        readings = f"{written.snapshots:,} readings of {written.accounts} accounts in {took_s:.1f} s"
+        console.print(f"Simulated the {past.DAYS} days before today: {readings}", soft_wrap=True)
 
 
 def _serve(
@@ -147,7 +172,7 @@ def _serve(
     started: dict[str, subprocess.Popen[bytes]] = {}
     names = [*ALWAYS, *(["simulator"] if settings.simulator_url else []), *_workers(engine)]
     log = FOLDER / "processes.log"
-    with _processes(started, environment, log) as start:
+    with _processes(started, environment, log, stop_s=settings.stop_s + STOP_MARGIN_S) as start:
         start(names)
         if settings.simulator_url:
             console.print(
@@ -157,8 +182,9 @@ def _serve(
         say(held, f"pid {os.getpid()}, {address}")
         _read_all(engine, stop, started, log)
         _say_what_is_not_fresh(engine, settings)
+        _say_how_to_sign_in(engine)
         console.print(f"Dashboard: [bold]{address}[/]", soft_wrap=True)
-        console.print(f"Flower: http://127.0.0.1:{settings.flower_port}/ (password: .rollcall/flower.password)")
+        console.print(f"Flower: http://127.0.0.1:{settings.flower_port}/{_flower_door()}", soft_wrap=True)
         console.print(f"Log: {log.relative_to(HERE)}")
         if options.once:
             return 0
@@ -177,9 +203,12 @@ def _serve(
 
 @contextmanager
 def _processes(
-    started: dict[str, subprocess.Popen[bytes]], environment: Mapping[str, str], log: Path
+    started: dict[str, subprocess.Popen[bytes]], environment: Mapping[str, str], log: Path, *, stop_s: float
 ) -> Iterator[Callable[[list[str]], None]]:
-    """Yield a function that starts processes of the Procfile; stop them all at the end."""
+    """Yield a function that starts processes of the Procfile; stop them all at the end.
+
+    Workers finish the calls under way, for which they have `stop_s` seconds; a second Ctrl-C ends them at once.
+    """
 
     def start(names: list[str]) -> None:
         if not names:
@@ -195,15 +224,35 @@ def _processes(
     try:
         yield start
     finally:
-        for process in started.values():
+        _stop(list(started.values()), stop_s)
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]], within_s: float) -> None:
+    """Let the processes stop in order; asked again, at once."""
+
+    def end(*_: Any) -> None:
+        for process in processes:
             process.terminate()
-        deadline = time.monotonic() + STOP_S
-        for process in started.values():
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    end()
+    if _ended(processes, LONG_STOP_S):
+        return
+    console.print("Finishing the calls under way; Ctrl-C again ends them.")
+    if not _ended(processes, within_s):
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _ended(processes: Sequence[subprocess.Popen[bytes]], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while any(process.poll() is None for process in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _workers(engine: Engine) -> list[str]:
@@ -246,13 +295,21 @@ def _read_all(
 def _say_what_is_not_fresh(engine: Engine, settings: Settings) -> None:
     """Name what a full bar hides: accounts without new numbers, and why."""
     with reading(engine) as conn:
-        groups = overview.groups(conn, now=datetime.now(UTC), stale_after_s=settings.stale_after_s)
+        groups = overview.groups(conn, now=datetime.now(UTC), stale_after=settings.stale_after)
     for group in groups:
         if group.status != "fresh":
             said = f"{group.accounts} of {group.platform} {group.status}" + (
                 f": {group.reason}" if group.reason else ""
             )
             console.print(said, style="yellow", markup=False, soft_wrap=True)
+
+
+def _say_how_to_sign_in(engine: Engine) -> None:
+    with reading(engine) as conn:
+        has_key = any(key.revoked_at is None for key in keys.list_keys(conn))
+    if not has_key:
+        made = '`./dev rollcall keys create --name "Your name" --scope admin`'
+        console.print(f"To sign in, for readings on demand and edits, make a key: {made}", soft_wrap=True)
 
 
 def _check(started: Mapping[str, subprocess.Popen[bytes]], log: Path) -> None:
@@ -272,6 +329,11 @@ def _ports() -> Mapping[str, int]:
         if port not in (0, found[name]):
             console.print(f"{name} {port} is taken: using {found[name]}.")
     return found
+
+
+def _flower_door() -> str:
+    """Say who gets into Flower, unless the settings do."""
+    return "" if "FLOWER_BASIC_AUTH" in given() else f" (user {FLOWER_USER}, password in .rollcall/flower.password)"
 
 
 def _flower_password() -> str:

@@ -16,10 +16,12 @@ from typing import IO
 from dotenv import dotenv_values
 
 from deploy.embedded import start_postgres, start_redis
-from pipeline.settings import EMBEDDED_ENV
+from pipeline.settings import EMBEDDED_ENV, with_secrets
 
 HERE = Path(__file__).resolve().parent.parent
 FOLDER = HERE / ".rollcall"
+# The settings that say where the servers of a run are.
+ADDRESSES = ("DATABASE_URL", "REDIS_URL", "BROKER_URL")
 
 
 class Busy(Exception):
@@ -52,8 +54,13 @@ def say(file: IO[str], text: str) -> None:
 
 
 def given() -> Mapping[str, str]:
-    """Return what the environment and `.env` set; the environment outranks the file."""
-    return {k: v for k, v in dotenv_values(HERE / ".env").items() if v} | dict(os.environ)
+    """Return what the environment and `.env` set, secrets in files of their own too, blanks left out.
+
+    The environment outranks `.env`. What is wrong with a secret's file is said when the settings are loaded.
+    """
+    filed = {name: value for name, value in dotenv_values(HERE / ".env").items() if value}
+    found = with_secrets(filed, {}, []) | with_secrets(os.environ, {}, [])
+    return {name: value for name, value in found.items() if value}
 
 
 class Servers:
@@ -92,13 +99,16 @@ def servers(**extra: str) -> Iterator[tuple[Servers, Mapping[str, str]]]:
 
     `extra` are settings that the processes of this run share besides.
     """
-    running = Servers(given())
+    named = given()
+    running = Servers(named)
     # For `rollcall` in another terminal; it goes when the servers do.
     noted = HERE / EMBEDDED_ENV
     try:
         found = {**extra, **running.urls}
+        # Those named in the environment of this terminal, too: elsewhere it may be another one, or none.
+        here = {name: named[name] for name in ADDRESSES if name in named}
         noted.touch(mode=0o600)
-        noted.write_text("".join(f"{name}={value}\n" for name, value in found.items()))
+        noted.write_text("".join(f"{name}={value}\n" for name, value in (found | here).items()))
         yield running, {**os.environ, **found}
     finally:
         noted.unlink(missing_ok=True)

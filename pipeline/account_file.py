@@ -23,15 +23,23 @@ _FIELDS = {
     "is_core": "is_core",
     "is_core_account": "is_core",
     "is_active": "is_active",
+    "read_interval": "read_interval",
 }
 _LONGEST_VALUE = 500
 _LONGEST_RECORD_LINES = 20
-# Neither PostgreSQL nor a terminal takes these: control characters, and bytes that were not UTF-8.
-_UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# Far more than any record has; the csv module would call a value of more than 131,072 characters an unclosed quotation.
+_LONGEST_LINE = 100_000
+# Neither PostgreSQL nor a terminal takes these: control characters, and bytes that were not UTF-8. Somebody else may
+# have put U+FFFD where such bytes were.
+_UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 
 
 class NotAList(Exception):
     """The file as a whole can't be read as an account list; `str()` says how to mend it."""
+
+
+class TooLong(NotAList):
+    """The list has more rows than may be."""
 
 
 class Row(Struct, frozen=True):
@@ -53,10 +61,10 @@ class AccountFile(Struct, frozen=True):
     unknown_columns: tuple[str, ...]
 
 
-def read(raw: bytes) -> AccountFile:
+def read(raw: bytes, *, most_rows: int | None = None) -> AccountFile:
     """Read a whole file. Rows are numbered by line (CSV, JSON lines) or by place from 1 (JSON array or object).
 
-    Blank rows are skipped. Raises NotAList.
+    Blank rows are skipped. Raises NotAList: TooLong for more than `most_rows`, blank ones among them.
     """
     text = _decoded(raw)
     start = text.lstrip()[:1]
@@ -65,7 +73,9 @@ def read(raw: bytes) -> AccountFile:
     records = {"[": _json_array, "{": _json_object_or_lines}.get(start, _csv)(text)
     rows: list[Row | BadRow] = []
     unknown: dict[str, None] = {}
-    for number, record in records:
+    for read_before, (number, record) in enumerate(records):
+        if read_before == most_rows:
+            raise TooLong(f"The list has more than {most_rows:,} rows.")
         if isinstance(record, str):
             rows.append(BadRow(number, record))
             continue
@@ -152,6 +162,8 @@ def _csv_record(
     Read record by record, because the csv module would take everything behind an unclosed quotation mark as one
     value: here it costs its own line only.
     """
+    if len(lines[start]) > _LONGEST_LINE:
+        return f"is longer than {_LONGEST_LINE:,} characters", start + 1
     for end in range(start + 1, min(start + _LONGEST_RECORD_LINES, len(lines)) + 1):
         try:
             cells = next(csv.reader(["\n".join(lines[start:end])], delimiter=separator, strict=True), [])

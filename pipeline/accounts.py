@@ -3,12 +3,14 @@
 Every row gets a verdict of its own, and one bad row never rejects the rest.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct, structs
 
 from db import accounts as db
@@ -17,6 +19,7 @@ from db.engine import Connection, Engine, reading, transaction
 from pipeline import account_file, addresses, platforms
 from pipeline.account_file import BadRow, Row
 from pipeline.addresses import Named, Platforms, Unclear
+from pipeline.limits import parse_interval
 from pipeline.platforms import Platform
 
 Word = Literal["imported", "updated", "unchanged", "duplicate", "rejected"]
@@ -28,8 +31,8 @@ _YES_NO = {"yes": True, "true": True, "1": True, "x": True, "no": False, "false"
 class Change(Struct, frozen=True):
     """A field's value before and after."""
 
-    before: str | bool | None
-    after: str | bool | None
+    before: str | bool | int | None
+    after: str | bool | int | None
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -43,12 +46,16 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True):
-    """What an import did, or would do. `tags` are the cache tags to purge now that it is committed."""
+    """What an import did, or would do. `tags` are the cache tags to purge now that it is committed.
+
+    `fingerprint` is the same for the same verdicts on the same file alone.
+    """
 
     rows: tuple[Verdict, ...]
     unknown_columns: tuple[str, ...]
     tags: frozenset[str]
     dry_run: bool
+    fingerprint: str
 
     @property
     def counts(self) -> Counter[Word]:
@@ -74,14 +81,30 @@ class _Step(Struct, frozen=True):
     change: db.Known | None = None
 
 
-def import_list(engine: Engine, raw: bytes, *, now: datetime, dry_run: bool = False) -> Report:
+class Otherwise(Exception):
+    """The verdicts aren't those that were shown before: nothing was written. `report` is that of a dry run now."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__("the verdicts have changed")
+        self.report = report
+
+
+def import_list(
+    engine: Engine,
+    raw: bytes,
+    *,
+    now: datetime,
+    dry_run: bool = False,
+    shown: str | None = None,
+    most_rows: int | None = None,
+) -> Report:
     """Import a file (see account_file.read) in one transaction; a dry run gives the same verdicts and writes nothing.
 
     An account that stands in the list already keeps what the file doesn't speak of. Raises NotAList when the file
-    as a whole can't be read.
+    as a whole can't be read, and Otherwise where the verdicts have another fingerprint than `shown`.
     """
     registered = platforms.load()
-    file = account_file.read(raw)
+    file = account_file.read(raw, most_rows=most_rows)
     judged = [judge(row, registered) for row in file.rows]
     wanted = [row for row in judged if isinstance(row, _Wanted)]
     opened: AbstractContextManager[Connection] = reading(engine) if dry_run else transaction(engine)
@@ -90,13 +113,42 @@ def import_list(engine: Engine, raw: bytes, *, now: datetime, dry_run: bool = Fa
             db.lock_list(conn)
         steps = _steps(wanted, _standing(conn, wanted))
         taken = [] if dry_run else _commit(conn, steps, registered, now)
-    verdicts = {step.verdict.row: step.verdict for step in steps} | {row.row: row for row in taken}
-    return Report(
-        rows=tuple(row if isinstance(row, Verdict) else verdicts[row.row] for row in judged),
-        unknown_columns=file.unknown_columns,
-        tags=_tags(steps),
-        dry_run=dry_run,
-    )
+        verdicts = {step.verdict.row: step.verdict for step in steps} | {row.row: row for row in taken}
+        rows = tuple(row if isinstance(row, Verdict) else verdicts[row.row] for row in judged)
+        report = Report(rows, file.unknown_columns, _tags(steps), dry_run, _fingerprint(raw, rows))
+        if shown is not None and report.fingerprint != shown:
+            raise Otherwise(structs.replace(report, dry_run=True))
+    return report
+
+
+def _fingerprint(raw: bytes, rows: Sequence[Verdict]) -> str:
+    return hashlib.sha256(hashlib.sha256(raw).digest() + msgspec.json.encode(rows)).hexdigest()
+
+
+class Amended(Struct, frozen=True):
+    """An account after some of its facts were set. `tags` are the cache tags to purge now that it is committed."""
+
+    account: str
+    changes: Mapping[str, Change]
+    tags: frozenset[str]
+
+
+def amend(
+    engine: Engine, account_key: int, said: Mapping[str, str | bool | None], *, now: datetime
+) -> Amended | None:
+    """Set some facts of an account that stands in the list; None where it doesn't. What is so already isn't written.
+
+    One that becomes inactive is read no more; one that becomes active is due at once.
+    """
+    with transaction(engine) as conn:
+        db.lock_list(conn)  # two that change different facts must both count
+        known = db.known(conn, [account_key]).get(account_key)
+        if known is None:
+            return None
+        changes = _changes(known.facts, said)
+        if changes:
+            db.change(conn, {account_key: structs.replace(known.facts, **said)}, now=now)
+    return Amended(known.name, changes, tags.of_facts([account_key]) if changes else frozenset())
 
 
 def judge(row: Row | BadRow, known_platforms: Platforms) -> _Wanted | Verdict:
@@ -104,13 +156,13 @@ def judge(row: Row | BadRow, known_platforms: Platforms) -> _Wanted | Verdict:
     if isinstance(row, BadRow):
         return Verdict(row=row.number, verdict="rejected", reason=row.reason)
     try:
-        return _Wanted(row.number, _named(row.values, known_platforms), dict(_facts(row.values)))
+        return _Wanted(row.number, named_by(row.values, known_platforms), dict(_facts(row.values)))
     except Unclear as exc:
         return Verdict(row=row.number, verdict="rejected", reason=str(exc))
 
 
-def _named(values: Mapping[str, str], known_platforms: Platforms) -> Named:
-    """Read which account a row means: its URL decides, and a platform beside it must agree."""
+def named_by(values: Mapping[str, str], known_platforms: Platforms) -> Named:
+    """Read which account a row means: its URL decides, and a platform beside it must agree. Raises Unclear."""
     title, url, handle = values.get("platform"), values.get("url"), values.get("handle")
     platform = addresses.platform_called(title, known_platforms) if title else None
     if url:
@@ -124,7 +176,7 @@ def _named(values: Mapping[str, str], known_platforms: Platforms) -> Named:
     raise Unclear("needs a url, or a platform and a handle")
 
 
-def _facts(values: Mapping[str, str]) -> Iterator[tuple[str, str | bool]]:
+def _facts(values: Mapping[str, str]) -> Iterator[tuple[str, str | bool | int | None]]:
     for field in ("org_name", "owner_team", "account_type"):
         if field in values:
             yield field, values[field]
@@ -134,6 +186,18 @@ def _facts(values: Mapping[str, str]) -> Iterator[tuple[str, str | bool]]:
             if said is None:
                 raise Unclear(f"{field} must be yes or no, not {values[field]!r}")
             yield column, said
+    if "read_interval" in values:
+        yield "read_interval_s", _interval_s(values["read_interval"])
+
+
+def _interval_s(text: str) -> int | None:
+    """Read an account's own interval; `default` takes it back."""
+    if text.lower() == "default":
+        return None
+    try:
+        return parse_interval(text)
+    except ValueError as exc:
+        raise Unclear(f"read_interval: {exc}, or default") from exc
 
 
 def _standing(conn: Connection, rows: Sequence[_Wanted]) -> list[db.Known | None]:
@@ -173,11 +237,7 @@ def _identities(named: Named, known: db.Known | None) -> list[tuple[str | int | 
 
 def _compare(row: _Wanted, known: db.Known) -> _Step:
     """Say what a row changes in an account that stands in the list."""
-    changes = {
-        field: Change(getattr(known.facts, field), said)
-        for field, said in row.facts.items()
-        if getattr(known.facts, field) != said
-    }
+    changes = _changes(known.facts, row.facts)
     word: Word = "updated" if changes else "unchanged"
     moved_on = row.named.name.lower() != known.name.lower()
     reason = f"{row.named.name} is called {known.name} now" if moved_on else None
@@ -186,12 +246,18 @@ def _compare(row: _Wanted, known: db.Known) -> _Step:
     return _Step(verdict, change=after if changes else None)
 
 
+def _changes(facts: db.Facts, said: Mapping[str, Any]) -> dict[str, Change]:
+    return {
+        field: Change(getattr(facts, field), value) for field, value in said.items() if getattr(facts, field) != value
+    }
+
+
 def _commit(conn: Connection, steps: Sequence[_Step], registered: Platforms, now: datetime) -> list[Verdict]:
     """Write what was decided; return new verdicts for rows whose account came in from elsewhere at this moment."""
     new = [step.add for step in steps if step.add]
-    added = db.add(conn, [_new(row, registered[row.named.platform]) for row in new], now=now)
     changed = {step.change.account_key: step.change.facts for step in steps if step.change}
     db.change(conn, changed, now=now)
+    added = db.add(conn, [_new(row, registered[row.named.platform]) for row in new], now=now)
     reason = "its name or id was taken at this moment: import the row again"
     return [row.verdict("rejected", reason) for row in new if row.named.name not in added]
 
@@ -211,5 +277,5 @@ def _tags(steps: Sequence[_Step]) -> frozenset[str]:
     """Return the cache tags of what changed. No answer can show an account that is new under its own tag yet."""
     if not any(step.add or step.change for step in steps):
         return frozenset()
-    changed = (tags.account(step.change.account_key) for step in steps if step.change)
-    return frozenset({tags.ACCOUNTS, tags.SUMMARY, *changed})
+    names = {tags.NAMES} if any(step.add for step in steps) else set()
+    return tags.of_facts(step.change.account_key for step in steps if step.change) | names

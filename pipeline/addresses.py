@@ -13,6 +13,8 @@ from pipeline.platforms import Platform
 Platforms = Mapping[str, Platform]
 
 _ALIASES = {"twitter": "x"}
+# Characters of a text that a message quotes.
+_QUOTED = 80
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)+")
 
 
@@ -46,7 +48,7 @@ def of_text(text: str, platforms: Platforms) -> Named:
     if slash and first.casefold() in platforms:
         return of_handle(platforms[first.casefold()], rest)
     if not slash and "." not in text:
-        raise Unclear(f"{text!r} names no platform: write x/name, mastodon/name@host or a URL")
+        raise Unclear(f"{_quoted(text)} names no platform: write x/name, mastodon/name@host or a URL")
     return of_url(text, platforms)
 
 
@@ -59,7 +61,7 @@ def of_handle(platform: Platform, handle: str) -> Named:
         if not _HOST.fullmatch(host):
             raise Unclear(f"{platform.title} is many servers: write the handle as name@server")
     if not re.fullmatch(platform.handle_pattern, name, re.IGNORECASE):
-        raise Unclear(f"{name!r} is not a handle that {platform.title} gives out")
+        raise Unclear(f"{_quoted(name)} is not a handle that {platform.title} gives out")
     # Its address says the rest: whether the name is an id, or one that the platform keeps for itself.
     return of_url(platform.profile_url(name, host), {platform.name: platform})
 
@@ -69,17 +71,19 @@ def of_url(url: str, platforms: Platforms) -> Named:
     address = _take_apart(url)
     # A platform that is many servers takes any host, so it comes last and sees the host unshortened: `m.` may
     # be part of a server's name, while elsewhere it is the mobile site.
+    whole = address.host.removeprefix("www.")
+    short = re.sub(r"^(m|mobile)\.", "", whole)
     for platform in sorted(platforms.values(), key=_is_many_servers):
-        host = address.host.removeprefix("www.")
-        if not _is_many_servers(platform):
-            host = re.sub(r"^(m|mobile)\.", "", host)
+        host = whole if _is_many_servers(platform) else short
         for text in address.texts(host):
             for rule in platform.urls:
                 if match := rule.match(text):
                     if rule.refuse:
                         raise Unclear(rule.refuse)
                     return _named(platform, match.groupdict(), text)
-    raise Unclear(f"{url!r} is not the address of an account on {', '.join(p.title for p in platforms.values())}")
+    raise Unclear(
+        f"{_quoted(url)} is not the address of an account on {', '.join(p.title for p in platforms.values())}"
+    )
 
 
 def platform_called(title: str, platforms: Platforms) -> Platform:
@@ -93,7 +97,7 @@ def platform_called(title: str, platforms: Platforms) -> Platform:
         name = "".join(words[:length])
         if found := called.get(_ALIASES.get(name, name)):
             return found
-    raise Unclear(f"{title!r} is not a platform; known are {', '.join(p.title for p in platforms.values())}")
+    raise Unclear(f"{_quoted(title)} is not a platform; known are {', '.join(p.title for p in platforms.values())}")
 
 
 def _named(platform: Platform, groups: Mapping[str, str | None], text: str) -> Named:
@@ -112,16 +116,21 @@ def _take_apart(url: str) -> _Address:
         parts = urlsplit(written)
         port = parts.port
     except ValueError as exc:
-        raise Unclear(f"{url!r} is not a web address") from exc
+        raise Unclear(f"{_quoted(url)} is not a web address") from exc
     host = (parts.hostname or "").rstrip(".")
     if parts.scheme.lower() not in ("http", "https") or parts.username is not None or not _HOST.fullmatch(host):
-        raise Unclear(f"{url!r} is not a web address")
+        raise Unclear(f"{_quoted(url)} is not a web address")
     if port not in (None, 80, 443):
         host += f":{port}"
     path = re.sub(r"/+", "/", unquote(parts.path)).rstrip("/")
     if not path.isprintable() or "\ufffd" in path:
-        raise Unclear(f"{url!r} holds unreadable characters")
+        raise Unclear(f"{_quoted(url)} holds unreadable characters")
     return _Address(host, path, parse_qs(parts.query).get("id", [None])[0])
+
+
+def _quoted(text: str) -> str:
+    """Return what someone wrote as a message quotes it: of a line of garbage, its beginning."""
+    return repr(text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…")
 
 
 def _is_many_servers(platform: Platform) -> bool:

@@ -3,18 +3,24 @@
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 
 from celery import Celery
 
-from pipeline import lanes, log, platforms
+from pipeline import lanes, log, platforms, redis_channel
+from pipeline.messages import task_name
 from pipeline.settings import Settings, SettingsError, load_settings
 
 # Emitted at every broker reconnect about a default that is set below on purpose.
 warnings.filterwarnings("ignore", message=".*cancels all currently executed tasks with late acknowledgement.*")
 
+# Redis gives a message that nobody acknowledged out again after so long.
+VISIBILITY_S = 600
+
 
 def make_celery(settings: Settings) -> Celery:
     """Return the application that producers and workers share. It connects on first use."""
+    redis_channel.install()
     celery = Celery("rollcall", set_as_current=False)
     celery.conf.update(
         broker_url=settings.broker,
@@ -25,13 +31,14 @@ def make_celery(settings: Settings) -> Celery:
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
-        task_queues=[queue for name in platforms.load() for queue in lanes.queues(name, settings.broker)],
+        task_queues=[lanes.queue(name, lane) for name in platforms.load() for lane in lanes.LANES],
         task_create_missing_queues=False,
         # Acknowledged when its work is committed: a message in hand when a worker dies comes again.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
-        worker_concurrency=settings.worker_concurrency,
+        # It reckons by the number of threads, of which there are more than messages to hold.
+        worker_enable_prefetch_count_reduction=False,
         worker_send_task_events=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
@@ -41,13 +48,19 @@ def make_celery(settings: Settings) -> Celery:
     return celery
 
 
+def run_command(celery: Celery, argv: Sequence[str]) -> None:
+    """Run one of Celery's commands in this process."""
+    # Said again, since its command line reads BROKER_URL from the environment, as it stands there (`unix://…`).
+    celery.start(["--quiet", "--broker", celery.conf.broker_url, *argv])
+
+
 def _transport_options(broker: str) -> dict[str, object]:
     if not broker.startswith(("redis", "rediss")):
         return {"confirm_publish": True}
     return {
         "queue_order_strategy": "pipeline.lanes:LaneCycle",
         "priority_steps": [0],
-        "visibility_timeout": 600,
+        "visibility_timeout": VISIBILITY_S,
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
         "socket_keepalive": not broker.startswith("redis+socket"),
@@ -62,9 +75,11 @@ def main(argv: list[str]) -> None:
     except SettingsError as exc:
         sys.exit(str(exc))
     log.configure(settings, argv[0] if argv else "celery")
+    celery = make_celery(settings)
     if argv[:1] == ["flower"]:
         argv = [*argv, *_flower_options(settings)]
-    make_celery(settings).start(argv)
+        _name_tasks(celery)
+    run_command(celery, argv)
 
 
 def _flower_options(settings: Settings) -> list[str]:
@@ -73,6 +88,17 @@ def _flower_options(settings: Settings) -> list[str]:
     # By the environment, where Flower looks too: a command line can be read by everyone on the machine.
     os.environ["FLOWER_BASIC_AUTH"] = settings.flower_basic_auth.get_secret_value()
     return [f"--address={settings.bind}", f"--port={settings.flower_port}"]
+
+
+def _name_tasks(celery: Celery) -> None:
+    """Say what the workers' tasks are called: Flower changes the rate of none that it doesn't know."""
+
+    def elsewhere(job_id: str) -> None:
+        raise NotImplementedError("only the workers of a platform do its jobs")
+
+    for platform in platforms.load().values():
+        for kind in platform.calls:
+            celery.task(elsewhere, name=task_name(platform.name, kind))
 
 
 if __name__ == "__main__":

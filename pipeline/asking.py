@@ -1,143 +1,253 @@
 """`rollcall enqueue`: have accounts read now, and follow them to the result."""
 
 import sys
-from collections.abc import Sequence
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import chain
+from typing import BinaryIO
 
 import click
+from msgspec import Struct
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from db import accounts, overview
+from db import overview
 from db.engine import Connection, Engine, reading
-from db.overview import AccountResult, Candidate
-from pipeline import addresses, platforms
+from db.overview import Candidate, Chosen
+from db.pauses import Pause
+from db.standing import Status
+from pipeline import naming, platforms
 from pipeline.app import make_celery
 from pipeline.command import Misuse, PlatformName, as_json_option, opened
 from pipeline.enqueue import Enqueuer
-from pipeline.estimate import Estimate, LeftOut, estimates, sorted_out
-from pipeline.follow import follow
+from pipeline.estimate import Estimate, LeftOut, Wanted
+from pipeline.follow import Awaited, Ended, follow
+from pipeline.limits import duration
 from pipeline.settings import Settings
-from pipeline.terminal import duration, note, show_json, show_table
+from pipeline.terminal import JsonObject, moment, note, show_table
+from pipeline.times import Past, Span
 
-_NAMED = 5
+# Rows of jobs or failures that a terminal shows.
+SHOWN = 40
+# Accounts a look-up.
+_PART = 5_000
+
+
+class Asked(Struct, frozen=True):
+    """An account that was asked for, and the job that reads it."""
+
+    account: str
+    job_id: str
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[ACCOUNT]...")
+@click.option(
+    "--file", "files", multiple=True, type=click.File("rb"), help="Accounts from a file; - reads standard input."
+)
 @click.option("--platform", type=PlatformName(), help="Every account of this platform.")
+@click.option("--org", help="Every account of this organisation.")
+@click.option("--core", is_flag=True, help="Every core account.")
+@click.option("--stale", is_flag=True, help="Every account that `rollcall status` counts as stale.")
 @click.option("--failed", is_flag=True, help="Every account whose last attempt failed.")
+@click.option(
+    "--since",
+    type=Past(),
+    metavar="WHEN",
+    help="Every account without a reading since then: 6h or 2d ago, 2026-11-01.",
+)
 @click.option("--all", "everything", is_flag=True, help="Every account.")
 @click.option("--dry-run", is_flag=True, help="Say how many calls it takes, how long and what it costs.")
-@click.option("--wait", is_flag=True, help="Follow to the result; exits 1 when an account failed.")
+@click.option("--wait", is_flag=True, help="Follow to the result.")
+@click.option("--timeout", "timeout_s", type=Span(), help="Wait no longer than this: 90s, 10m, 6h.")
 @as_json_option
 def enqueue(
     names: tuple[str, ...],
+    files: tuple[BinaryIO, ...],
     platform: str | None,
+    org: str | None,
+    core: bool,
+    stale: bool,
     failed: bool,
+    since: datetime | None,
     everything: bool,
     dry_run: bool,
     wait: bool,
+    timeout_s: float | None,
     as_json: bool,
 ) -> None:
     """Read accounts now, ahead of the daily round.
 
-    ACCOUNT is x/name, mastodon/name@host or a URL. --platform and --failed can be combined.
+    ACCOUNT is x/name, mastodon/name@host or a URL. A file has one a line (blank lines and those that begin with # are
+    left out), or is an account list as `rollcall accounts import` takes it. When one of them is unknown, nothing is
+    enqueued.
+
+    Options that choose accounts narrow each other down; --stale and --failed together take both. Paused accounts are
+    never among them.
+
+    --json answers with one object: `left_out` (account, reason) and `jobs` (account, job_id; with --wait, once they
+    end, also result and reason: a result of null is one that --timeout didn't wait for).
+
+    Exit codes: 0 enqueued, or read where it waits; 1 an account that was named can't be read, or one failed or
+    wasn't read in time; 2 wrong use, an unknown account, faulty settings.
     """
-    filtered = bool(platform or failed or everything)
-    if bool(names) == filtered:
-        raise click.UsageError("Name accounts, or use --platform, --failed or --all.")
+    which = _chosen(platform, org, core, stale, failed, since)
+    if sum((bool(names or files), which != Chosen(), everything)) != 1:
+        raise click.UsageError("Name accounts, or choose them by --platform, --org, … or take --all.")
+    if timeout_s is not None and not wait:
+        raise click.UsageError("--timeout goes with --wait.")
+    answer = answer_in(as_json)
     with opened() as (settings, engine):
+        wanted = Wanted(settings, platforms.load())
         with reading(engine) as conn:
-            asked = (
-                overview.active_candidates(conn, platform=platform, failed=failed)
-                if filtered
-                else overview.candidates(conn, _keys_of(conn, names))
-            )
-        wanted, left_out = sorted_out(asked, settings, platforms.load())
+            asked = _candidates(conn, names, files, which, settings)
+            answer.left_out(wanted.sort(asked), wanted)
         if dry_run:
-            _show_estimates(estimates(wanted, settings, platforms.load()), left_out, as_json)
+            answer.estimates(wanted.estimates())
             return
-        jobs = _request(settings, engine, wanted)
-        names_of = {c.account_key: c.name for c in wanted if c.account_key in jobs}
-        if not as_json:
-            show_table(("account", "job"), ((names_of[key], job_id) for key, job_id in jobs.items()))
-            _note_left_out(left_out)
-            if not jobs:
-                note("Nothing was enqueued.")
-        results = follow(engine, jobs) if wait else []
-    failures = [result for result in results if result.result != "ok"]
-    if as_json:
-        outcomes = {result.account_key: result for result in results}
-        show_json(
-            {
-                "jobs": [_asked(name, jobs[key], outcomes.get(key)) for key, name in names_of.items()],
-                "left_out": left_out,
-            }
+        awaited: dict[str, Awaited] | None = {} if wait else None
+        results = Counter[str | None]()
+        answer.jobs(  # which follows nobody before all have been asked for: only then `awaited` is whole
+            ask(settings, engine, wanted, requested_by="rollcall enqueue", awaited=awaited),
+            None if awaited is None else _counted(follow(engine, awaited, timeout_s=timeout_s), results),
         )
-    elif wait:
-        show_table(("account", "result", "reason"), ((names_of[r.account_key], r.result, r.reason) for r in failures))
-        note(f"{len(results) - len(failures)} read, {len(failures)} failed.")
-    if failures or (left_out and names):
+    if wait:
+        note(_summary(results, timeout_s))
+    if set(results) - {"ok"} or (wanted.left_out and (names or files)):
         sys.exit(1)
 
 
-def _keys_of(conn: Connection, names: Sequence[str]) -> list[int]:
-    """Return the accounts that people named. Raises Misuse for all that are unknown, with the nearest known ones."""
-    sought, faults = [], []
-    for name in names:
-        try:
-            sought.append(addresses.of_text(name, platforms.load()))
-        except addresses.Unclear as exc:
-            faults.append(f"{name}: {exc}.{_nearest(conn, name)}")
-    found = accounts.find_each(conn, sought)
-    faults += [
-        f"{named.name} is not in the account list.{_nearest(conn, named.name)}"
-        for named, key in zip(sought, found, strict=True)
-        if key is None
-    ]
-    if faults:
-        raise Misuse("\n".join(faults))
-    return [key for key in found if key is not None]
+def ask(
+    settings: Settings,
+    engine: Engine,
+    wanted: Wanted,
+    *,
+    requested_by: str,
+    awaited: dict[str, Awaited] | None = None,
+) -> Iterator[Asked]:
+    """Put the accounts on the user-requested lane and yield the job of each; shows on a terminal how far it is.
 
-
-def _nearest(conn: Connection, name: str) -> str:
-    near = addresses.nearest(name, accounts.names(conn))
-    return f" Did you mean {' or '.join(near)}?" if near else ""
-
-
-def _request(settings: Settings, engine: Engine, wanted: Sequence[Candidate]) -> dict[int, str]:
-    """Put the accounts on the user-requested lane; return their jobs. Says so when they must wait for the broker."""
-    keys_wanted = [candidate.account_key for candidate in wanted]
+    Says what they have to wait for: the broker, or the end of a pause. `awaited` takes in what `follow` needs.
+    """
     enqueuer = Enqueuer(settings, engine, make_celery(settings))
-    requested = enqueuer.request(keys_wanted, requested_by="rollcall enqueue")
-    if requested.broker_error:
+    broker_error: str | None = None
+    paused: Mapping[str, Pause] = {}
+    with _bar() as bar:
+        shown = bar.add_task("enqueued", total=wanted.total)
+        for part in enqueuer.request_all(wanted.keys, requested_by=requested_by):
+            broker_error, paused = broker_error or part.broker_error, part.paused
+            with reading(engine) as conn:
+                names = overview.names(conn, part.jobs)
+            for key, job_id in sorted(part.jobs.items()):
+                asked = Asked(names.get(key, f"account {key}"), job_id)
+                if awaited is not None:
+                    platform = asked.account.partition("/")[0]
+                    awaited.setdefault(job_id, Awaited(platform, array("q"))).account_keys.append(key)
+                yield asked
+            bar.advance(shown, len(part.jobs))
+    asked_of = {platform for platform, _, _ in wanted.keys}
+    _note_waits(broker_error, [paused[name] for name in sorted(asked_of & paused.keys())])
+
+
+def _bar() -> Progress:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+def _note_waits(broker_error: str | None, paused: Sequence[Pause]) -> None:
+    if broker_error:
         note(
-            f"The broker can't be reached ({requested.broker_error}; see `rollcall doctor`): what was asked for waits "
-            f"in the database and goes out within {duration(settings.job_lease_s)} of its return."
+            f"The broker can't be reached ({broker_error}; see `rollcall doctor`): what was asked for waits "
+            "in the database and goes out when it is back."
         )
-    return dict(requested.jobs)
+    for pause in paused:
+        note(f"{pause.platform} pauses until {moment(pause.until)} ({pause.reason}): its accounts are read then.")
 
 
-def _asked(account: str, job_id: str, result: AccountResult | None) -> dict[str, str | None]:
-    asked: dict[str, str | None] = {"account": account, "job_id": job_id}
-    return asked | {"result": result.result, "reason": result.reason} if result else asked
+def _chosen(
+    platform: str | None, org: str | None, core: bool, stale: bool, failed: bool, since: datetime | None
+) -> Chosen:
+    flags: dict[Status, bool] = {"stale": stale, "failing": failed}
+    statuses = tuple(status for status, is_set in flags.items() if is_set)
+    return Chosen(platform=platform, org=org, core=core or None, statuses=statuses or None, unread_since=since)
 
 
-def _show_estimates(found: Sequence[Estimate], left_out: Sequence[LeftOut], as_json: bool) -> None:
-    if as_json:
-        show_json({"calls": found, "left_out": left_out})
-        return
-    show_table(
-        ("platform", "call", "accounts", "calls", "takes at the limits", "costs"),
-        ((e.platform, e.kind, e.accounts, e.calls, duration(e.takes_s), f"${e.costs_usd:.2f}") for e in found),
-    )
-    _note_left_out(left_out)
-    note("Nothing was enqueued.")
+def _candidates(
+    conn: Connection, names: Sequence[str], files: Sequence[BinaryIO], which: Chosen, settings: Settings
+) -> Iterator[Candidate]:
+    """Return the accounts that are meant. Raises Misuse when one of them, or the organisation, is unknown."""
+    registered = platforms.load()
+    if names or files:
+        written = (naming.of_file(file, registered) for file in files)
+        keys = naming.keys(conn, chain(naming.of_arguments(names, registered), *written))
+        parts = (keys[start : start + _PART] for start in range(0, len(keys), _PART))
+        return chain.from_iterable(overview.candidates(conn, part) for part in parts)
+    if which.org is not None and which.org not in (known := overview.organisations(conn)):
+        raise Misuse(f"No account is of the organisation {which.org!r}.{naming.nearest(which.org, known)}")
+    return overview.chosen(conn, which, now=datetime.now(UTC), stale_after=settings.stale_after)
 
 
-def _note_left_out(left_out: Sequence[LeftOut]) -> None:
-    """Say once per reason which accounts can't be read."""
-    by_reason: dict[str, list[str]] = {}
-    for item in left_out:
-        by_reason.setdefault(item.reason, []).append(item.account)
-    for reason, left in by_reason.items():
-        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
-        note(f"Left out, {reason}: {', '.join(left[:_NAMED])}{more}.")
+def _counted(ended: Iterable[Ended], results: Counter[str | None]) -> Iterator[Ended]:
+    for one in ended:
+        results[one.result] += 1
+        yield one
+
+
+def _summary(results: Counter[str | None], timeout_s: float | None) -> str:
+    failed = results.total() - results["ok"] - results[None]
+    late = f", {results[None]:,} not finished within {duration(timeout_s)}" if timeout_s and results[None] else ""
+    return f"{results['ok']:,} read, {failed:,} failed{late}."
+
+
+class _Json:
+    """The answer as one object, whose lists are written as they come."""
+
+    def __init__(self) -> None:
+        self._object = JsonObject()
+
+    def left_out(self, left_out: Iterable[LeftOut], wanted: Wanted) -> None:
+        self._object.show_list("left_out", left_out)
+
+    def estimates(self, found: Sequence[Estimate]) -> None:
+        self._object.show_list("calls", found)
+        self._object.end()
+
+    def jobs(self, asked: Iterable[Asked], ended: Iterable[Ended] | None = None) -> None:
+        if ended is None:
+            self._object.show_list("jobs", asked)
+        else:
+            deque(asked, maxlen=0)
+            self._object.show_list("jobs", ended)
+        self._object.end()
+
+
+class _Text:
+    """The answer as tables, and remarks on standard error."""
+
+    def left_out(self, left_out: Iterable[LeftOut], wanted: Wanted) -> None:
+        deque(left_out, maxlen=0)
+        for reason, count in wanted.left_out.items():
+            more = f" and {count - wanted.FEW:,} more" if count > wanted.FEW else ""
+            note(f"Left out, {reason}: {', '.join(wanted.first_left_out[reason])}{more}.")
+
+    def estimates(self, found: Sequence[Estimate]) -> None:
+        show_table(
+            ("platform", "call", "accounts", "calls", "takes at the limits", "costs"),
+            ((e.platform, e.kind, e.accounts, e.calls, duration(e.takes_s), f"${e.costs_usd:.2f}") for e in found),
+        )
+        note("Nothing was enqueued.")
+
+    def jobs(self, asked: Iterable[Asked], ended: Iterable[Ended] | None = None) -> None:
+        rows = ((one.account, one.job_id) for one in asked)
+        if not show_table(("account", "job"), rows, most=SHOWN):
+            note("Nothing was enqueued.")
+        if ended is not None:
+            failures = ((one.account, one.result, one.reason) for one in ended if one.result != "ok")
+            show_table(("account", "result", "reason"), failures, most=SHOWN)
+
+
+def answer_in(as_json: bool) -> _Json | _Text:
+    return _Json() if as_json else _Text()

@@ -12,15 +12,23 @@ from typing import get_args
 
 import click
 
-from db import claims, keys, migrate, overview, pauses, reads, tags, writes
+from db import claims, health, keys, overview, pauses, reads, tags, writes
 from db.engine import Connection, reading, transaction
+from db.keyset import Order, Window
 from db.standing import Status
 from pipeline import accounts, doctor, platforms, terms
 from pipeline.account_file import NotAList
+from pipeline.annotations_command import annotations_group
 from pipeline.asking import enqueue
 from pipeline.command import Misuse, PlatformName, Rollcall, as_json_option, opened, purge
+from pipeline.db_command import db_group
+from pipeline.drain import drain
+from pipeline.export_command import export_group
+from pipeline.history_command import history_group
+from pipeline.jobs_command import jobs_group
+from pipeline.limits import duration
 from pipeline.settings import Settings
-from pipeline.terminal import duration, moment, note, show_json, show_table
+from pipeline.terminal import moment, note, show_json, show_table
 
 COMMANDS = "rollcall.commands"
 """The entry points of commands that stand in other packages: those above this one aren't imported here."""
@@ -98,6 +106,11 @@ def list_accounts(platform: str | None, org: str | None, status: str | None, tex
 
 
 main.add_command(enqueue)
+main.add_command(drain)
+main.add_command(jobs_group)
+main.add_command(history_group)
+main.add_command(export_group)
+main.add_command(annotations_group)
 for _entry in entry_points(group=COMMANDS):
     main.add_command(_entry.load())
 
@@ -108,7 +121,7 @@ def status(as_json: bool) -> None:
     """Say how the accounts stand, and what waits."""
     now = datetime.now(UTC)
     with opened() as (settings, engine), reading(engine) as conn:
-        groups = overview.groups(conn, now=now, stale_after_s=settings.stale_after_s)
+        groups = overview.groups(conn, now=now, stale_after=settings.stale_after)
         last_read_at, source = overview.last_reading(conn), writes.source_of(conn)
         backlog = [(platform, kind, jobs) for (platform, kind), jobs in sorted(claims.backlog(conn).items())]
         standing = sorted(pauses.standing(conn, now))
@@ -143,8 +156,7 @@ def platforms_command(as_json: bool) -> None:
     """Say what each platform wants and gives: credentials, numbers, limits, and what a day of the list takes."""
     with opened() as (settings, engine), reading(engine) as conn:
         found = [
-            terms.terms(platform, overview.active_candidates(conn, platform=platform.name), settings)
-            for platform in platforms.load().values()
+            terms.terms(platform, health.alike(conn, [name]), settings) for name, platform in platforms.load().items()
         ]
     if as_json:
         show_json(found)
@@ -209,11 +221,20 @@ def keys_group() -> None:
 
 @keys_group.command()
 @click.option("--name", required=True, help="Whose key it is.")
-@click.option("--scope", "scopes", multiple=True, required=True, type=click.Choice(get_args(keys.Scope)))
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(get_args(keys.Scope)),
+    help="What it may do beside reading: refresh, or admin, which is everything.",
+)
 def create(name: str, scopes: tuple[keys.Scope, ...]) -> None:
-    """Make a key and print it: it is shown this once."""
+    """Make a key and print it: it is shown this once. Without a scope it may only read."""
     with opened() as (_, engine), transaction(engine) as conn:
-        token = keys.create(conn, name=name, scopes=scopes)
+        try:
+            token = keys.create(conn, name=name, scopes=scopes)
+        except keys.BadName as exc:
+            raise Misuse(f"No key was made: {exc}.") from exc
     click.echo(token)
     note("Keep it now: it can't be shown again.")
 
@@ -246,23 +267,16 @@ def list_keys(as_json: bool) -> None:
 @click.argument("key_id")
 def revoke(key_id: str) -> None:
     """Make a key worthless from now on."""
-    with opened() as (_, engine), transaction(engine) as conn:
-        if not keys.revoke(conn, key_id):
+    with opened() as (settings, engine):
+        with transaction(engine) as conn:
+            is_revoked = keys.revoke(conn, key_id)
+        if not is_revoked:
             raise Misuse(f"No key {key_id!r} is in use: `rollcall keys list` shows them.")
+        purge(settings, frozenset({tags.key(key_id)}))
     note(f"Key {key_id} is revoked.")
 
 
-@main.group("db")
-def db_group() -> None:
-    """The database."""
-
-
-@db_group.command()
-def upgrade() -> None:
-    """Bring the schema to the newest revision."""
-    with opened() as (settings, _):
-        migrate.upgrade(settings.database_url.get_secret_value())
-    note("The schema is the newest.")
+main.add_command(db_group)
 
 
 def _credentials(found: terms.Terms) -> str:
@@ -284,10 +298,10 @@ def _verdict_cells(row: accounts.Verdict) -> tuple[object, ...]:
 
 
 def _standings(conn: Connection, filters: reads.Filters, settings: Settings) -> Iterator[reads.AccountStanding]:
-    clock = reads.Clock(datetime.now(UTC), settings.stale_after_s)
+    clock = reads.Clock(datetime.now(UTC), settings.stale_after)
     after = None
     while True:
-        part = reads.standings(conn, filters, reads.Order(), reads.Window(limit=_PAGE, after=after), clock)
+        part = reads.standings(conn, filters, Order(), Window(limit=_PAGE, after=after), clock)
         yield from part.rows
         after = part.after
         if after is None:

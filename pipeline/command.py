@@ -1,5 +1,7 @@
 """What the commands share: settings and a connection, faults as one line, the purge after a change."""
 
+import getpass
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +12,14 @@ import structlog
 from kombu.exceptions import OperationalError as BrokerError
 from redis import Redis, RedisError
 
-from db.engine import DatabaseError, Engine, PoolTimeout, make_engine
+from db import overview, tags
+from db.engine import DatabaseError, Engine, PoolTimeout, make_engine, reading
 from pipeline import addresses, doctor, platforms
 from pipeline.app import make_celery
 from pipeline.messages import Purger
 from pipeline.settings import Settings, SettingsError, load_settings
 
+_NOT_ALLOWED = "42501"
 _MISSING_SCHEMA = ("42P01", "42703", "3F000")  # undefined table, column, schema
 
 
@@ -41,6 +45,9 @@ class Rollcall(click.Group):
             code = getattr(exc.orig, "pgcode", None)
             if code in _MISSING_SCHEMA:
                 raise Fault("The database's tables are missing or old: run `rollcall db upgrade`.") from exc
+            if code == _NOT_ALLOWED:
+                said = doctor.said_by_server(exc)
+                raise Fault(f"The database refuses ({said}): use a DATABASE_URL of the tables' owner.") from exc
             if code is not None and not exc.connection_invalidated:
                 raise  # the server answered, so the statement is at fault: our bug
             said = doctor.said_by_server(exc)
@@ -86,3 +93,18 @@ def purge(settings: Settings, tags: frozenset[str]) -> None:
     """Tell the caches what changed. Without Redis there is no cache to tell."""
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
         Purger(make_celery(settings), redis).purge(tags)
+
+
+def purge_all(settings: Settings, engine: Engine) -> None:
+    """Tell the caches that every account may have changed."""
+    with reading(engine) as conn:
+        listed = overview.keys_by_platform(conn)
+    purge(settings, frozenset().union(*(tags.of_job(platform, keys) for platform, keys in listed.items())))
+
+
+def user() -> str:
+    """Return the name of who sits at the terminal."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"user {os.getuid()}"

@@ -26,7 +26,12 @@ def configure(settings: Settings, process: str) -> None:
     ]
     json = settings.log_format == "json"
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+        structlog.processors.JSONRenderer()
+        if json
+        # Plain: the usual one shows each frame's variables, passwords among them, and takes most of a second for it.
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     if not json:
         shared.remove(structlog.processors.format_exc_info)  # the console renderer prints tracebacks itself

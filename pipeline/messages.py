@@ -6,45 +6,113 @@ Everything here is sent after a commit, never before: before it, a reader would 
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Any
 
 import msgspec
 import structlog
+from amqp.exceptions import IrrecoverableConnectionError  # type: ignore[import-untyped]
 from celery import Celery
-from kombu import Connection, Consumer, Exchange, Queue
+from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.exceptions import BatchPublishError, OperationalError
 from redis import Redis, RedisError
 
-from db.metrics import Metric
-from pipeline import lanes
+from db.metrics import Counted
+from db.tags import EVERYTHING, is_aggregate
+from pipeline import lanes, notify, redis_channel
+from pipeline.cdn_queue import TELL_CDNS
 from pipeline.records import Job, Kind
 
 log = structlog.get_logger()
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Counted)
 
 METRICS = Queue("rollcall.metrics", Exchange(""))
 PURGES = Exchange("rollcall.purge", type="fanout", durable=False)
 SEQUENCE_KEY = "rollcall:cache:seq"
 TAG_KEY = "rollcall:cache:tag:"
+RECENT_KEY = "rollcall:cache:recent:"
 # Longer than any answer is kept (15 minutes): a tag forgotten earlier would revive what it had purged.
 TAG_KEPT_S = 86_400
 RECONNECT_S = 0.5
+# Beyond so many tags that Redis has missed, it is told that everything changed.
+_MOST_NOT_RAISED = 10_000
+# Without a sign of life a connection is dead: one that was cut says nothing by itself.
+_HEARTBEAT_S = 30
+# How every message is published: once more over a new connection where the old one broke, and never waiting long for
+# a broker that takes nothing (RabbitMQ short of memory leaves its publishers without an answer).
+_SURELY: Mapping[str, Any] = {
+    "retry": True,
+    "retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
+    "confirm_timeout": 5,
+}
+# Jobs sent at a time: what a batch takes of memory, however many there are.
+_CHUNK = 1000
+# Messages that the recorder has in hand at most, and writes together.
+_AT_A_TIME = 1000
+# How soon Redis gives out again what a recorder that was killed had in hand. A batch is written in less; one that takes
+# longer comes twice, and counts once.
+_RETURNED_S = 20
 
 # The time of the first purge seeds the sequence, so that a flushed Redis never counts again from below the stamps
 # of answers that processes still hold.
-_RAISE = """
+# Of aggregates' tags the last seconds' purges are kept with their times ("sequence:milliseconds"), those of a tenth of
+# a second as one: by them a cache knows how long a commit has been missing from an answer.
+RAISE = f"""{TELL_CDNS}
 local seq = redis.call('INCR', KEYS[1])
-if seq == 1 then
-  seq = redis.call('INCRBY', KEYS[1], tonumber(redis.call('TIME')[1]) * 1000)
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if seq == 1 then seq = redis.call('INCRBY', KEYS[1], time[1] * 1000) end
+for i = 5, #ARGV do
+  local tag = ARGV[i]
+  redis.call('SET', ARGV[2] .. tag, seq, 'EX', ARGV[1])
+  if i < 5 + tonumber(ARGV[4]) then
+    local recent = ARGV[3] .. tag
+    local since = tonumber(string.match(redis.call('LINDEX', recent, -1) or '0:0', ':(%d+)'))
+    if now - since < 100 then redis.call('LSET', recent, -1, seq .. ':' .. since)
+    else redis.call('RPUSH', recent, seq .. ':' .. now) end
+    -- The oldest one kept is older than any answer may be that doesn't show it.
+    local second = redis.call('LINDEX', recent, 1)
+    while second and now - tonumber(string.match(second, ':(%d+)')) > 5000 do
+      redis.call('LPOP', recent)
+      second = redis.call('LINDEX', recent, 1)
+    end
+    redis.call('EXPIRE', recent, ARGV[1])
+  end
 end
-for i = 2, #KEYS do redis.call('SET', KEYS[i], seq, 'EX', ARGV[1]) end
+tell_cdns(seq, 5)
 return seq
 """
 
 
+class Refused(OperationalError):  # type: ignore[misc]  # kombu has no types
+    """The broker doesn't do what it is asked: a password is wrong, or a queue of that name was declared otherwise."""
+
+    def __str__(self) -> str:
+        return f"the broker refuses: {super().__str__()}"
+
+
 def broker_errors(url: str) -> tuple[type[Exception], ...]:
-    """Return what a broker that is away raises: each transport has errors of its own, and few are OSErrors."""
-    return (*Connection(url).connection_errors, OperationalError, OSError)
+    """Return what a broker that is away or refuses raises: each transport has errors of its own, and few are OSErrors."""
+    connection = Connection(url)
+    return (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError)
+
+
+@contextmanager
+def _refusals(connection: Connection) -> Iterator[None]:
+    """Raise Refused for what a broker says that refuses: kombu hands it on as it comes."""
+    try:
+        yield
+    except (IrrecoverableConnectionError, *connection.channel_errors) as exc:
+        raise Refused(str(exc)) from exc
+
+
+@contextmanager
+def _producer(celery: Celery) -> Iterator[Producer]:
+    with celery.producer_pool.acquire(block=True) as producer, _refusals(producer.connection):
+        yield producer
 
 
 def task_name(platform: str, kind: Kind) -> str:
@@ -52,32 +120,60 @@ def task_name(platform: str, kind: Kind) -> str:
     return f"scrape.{platform}.{kind}"
 
 
-def publish_jobs(celery: Celery, jobs: Sequence[Job]) -> None:
-    """Send the jobs' ids to their lanes in one batch. Their rows must have been committed.
+def declare_lanes(celery: Celery, platform: str) -> None:
+    """Make sure of a platform's queues. Raises OperationalError when the broker can't be reached or refuses one."""
+    with celery.connection_for_write() as connection, _refusals(connection):
+        connection.ensure_connection(max_retries=1)
+        for lane in lanes.LANES:
+            lanes.queue(platform, lane)(connection.default_channel).declare()
 
-    Raises OperationalError when the broker can't be reached; some of the jobs may have been sent by then.
+
+def publish_jobs(celery: Celery, jobs: Iterable[Job]) -> None:
+    """Send the jobs' ids to their lanes, however many, by one connection. Their rows must have been committed.
+
+    Raises OperationalError when the broker can't be reached or refuses; some of the jobs may have been sent by then.
     """
-    if not jobs:
-        return
-    broker = celery.conf.broker_url
-    try:
-        with celery.producer_pool.acquire(block=True) as producer, producer.batch():
-            for job in jobs:
-                celery.send_task(
-                    task_name(job.platform, job.kind),
-                    args=[job.job_id],
-                    task_id=job.job_id,
-                    producer=producer,
-                    **lanes.route(job.platform, job.lane, broker),
-                )
-    except BatchPublishError as exc:  # a connection that broke since it was last used: kombu names it otherwise
-        raise OperationalError(str(exc)) from exc
+    waiting = iter(jobs)
+    while chunk := tuple(islice(waiting, _CHUNK)):
+        with _producer(celery) as producer:
+            _send_surely(celery, producer, chunk)
 
 
-def publish_metric(celery: Celery, metric: Metric) -> None:
-    with celery.producer_pool.acquire(block=True) as producer:
+def _send_surely(celery: Celery, producer: Producer, jobs: Sequence[Job]) -> None:
+    for is_last in (False, True):
+        try:
+            with producer.batch(max_size=_CHUNK):
+                _send(celery, producer, jobs)
+            return
+        except BatchPublishError as exc:
+            # On Redis, where a connection broke since it was last used. What was sent all the same comes twice, and
+            # the second message finds nothing to do.
+            if is_last:
+                raise OperationalError(str(exc)) from exc
+
+
+def _send(celery: Celery, producer: Producer, jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        celery.send_task(
+            task_name(job.platform, job.kind),
+            args=[job.job_id],
+            task_id=job.job_id,
+            producer=producer,
+            **_SURELY,
+            **lanes.route(job.platform, job.lane),
+        )
+
+
+def publish_counted(celery: Celery, counted: Counted) -> None:
+    """Send what a process counted. Raises OperationalError when the broker can't be reached or refuses."""
+    with _producer(celery) as producer:
         producer.publish(
-            msgspec.to_builtins(metric), routing_key=METRICS.name, serializer="json", declare=[METRICS], retry=True
+            _encoder.encode(counted).decode(),
+            content_type="application/json",
+            content_encoding="utf-8",
+            routing_key=METRICS.name,
+            declare=[METRICS],
+            **_SURELY,
         )
 
 
@@ -86,26 +182,54 @@ class Purger:
 
     def __init__(self, celery: Celery, redis: Redis) -> None:
         self._celery = celery
-        self._raise = redis.register_script(_RAISE)
+        self._raise = redis.register_script(RAISE)
+        self._not_raised: frozenset[str] = frozenset()
 
     def purge(self, tags: Iterable[str]) -> None:
-        """Raise the tags' sequence and publish it. Not raised when Redis is gone: entries then end by their age."""
-        names = sorted(tags)
+        """Raise the tags' sequence and publish it.
+
+        While Redis is gone the processes are told all the same, where the broker is another server; what Redis has
+        missed it hears with the next purge. What it never hears of ends by its age.
+        """
+        names = frozenset(tags)
         if not names:
             return
+        seq = self._raised(names)
         try:
-            seq = int(self._raise(keys=[SEQUENCE_KEY, *(TAG_KEY + tag for tag in names)], args=[TAG_KEPT_S]))
-            with self._celery.producer_pool.acquire(block=True) as producer:
+            with _producer(self._celery) as producer:
                 producer.publish(
-                    {"tags": names, "seq": seq}, exchange=PURGES, routing_key="", serializer="json", declare=[PURGES]
+                    {"tags": sorted(names), "seq": seq},
+                    exchange=PURGES,
+                    routing_key="",
+                    serializer="json",
+                    declare=[PURGES],
+                    **_SURELY,
                 )
-        except (RedisError, OperationalError, OSError) as exc:
+        except (OperationalError, OSError) as exc:
             log.warning("purge_lost", tags=len(names), error=type(exc).__name__)
+
+    def _raised(self, names: frozenset[str]) -> int | None:
+        """Return the sequence in Redis; None where Redis is gone."""
+        names |= self._not_raised
+        try:
+            seq = int(self._raise(keys=[SEQUENCE_KEY], args=raise_arguments(names)))
+        except (RedisError, OSError) as exc:
+            self._not_raised = names if len(names) <= _MOST_NOT_RAISED else frozenset({EVERYTHING})
+            log.warning("purge_not_raised", tags=len(names), error=type(exc).__name__)
+            return None
+        self._not_raised = frozenset()
+        return seq
+
+
+def raise_arguments(names: Iterable[str]) -> list[str | int]:
+    """Return the arguments of RAISE, whose one key is SEQUENCE_KEY: aggregates come first."""
+    ordered = sorted(names, key=lambda tag: (not is_aggregate(tag), tag))
+    return [TAG_KEPT_S, TAG_KEY, RECENT_KEY, sum(map(is_aggregate, ordered)), *ordered]
 
 
 def listen_purges(
     url: str,
-    on_purge: Callable[[Sequence[str], int], None],
+    on_purge: Callable[[Sequence[str], int | None], None],
     on_connect: Callable[[], None],
     on_disconnect: Callable[[], None],
     stop: threading.Event,
@@ -130,51 +254,77 @@ def listen_purges(
 
 @contextmanager
 def _drained(url: str, heard: Callable[..., None], stop: threading.Event) -> Iterator[Callable[[], None]]:
-    with Connection(url, transport_options={"socket_keepalive": True, "health_check_interval": 10}) as connection:
+    options = {"socket_keepalive": True, "health_check_interval": 10}
+    with Connection(url, heartbeat=_HEARTBEAT_S, transport_options=options) as connection:
         # A queue of this process's own that goes when it does.
         queue = Queue("", PURGES, exclusive=True, auto_delete=True, durable=False)
         with Consumer(connection, [queue], callbacks=[heard], accept=["json"]):
 
             def drain() -> None:
                 while not stop.is_set():
-                    try:
+                    with suppress(TimeoutError):
                         connection.drain_events(timeout=1)
-                    except TimeoutError:
-                        connection.heartbeat_check()
+                    connection.heartbeat_check()
 
             yield drain
 
 
-def receive_metrics(url: str, take: Callable[[Sequence[Metric]], None], stop: threading.Event) -> None:
-    """Hand over metrics in batches of about a second, acknowledged when `take` has returned; until `stop`.
+def receive_metrics(url: str, take: Callable[[Sequence[Counted]], bool], stop: threading.Event) -> None:
+    """Hand over what processes counted, about once a second, acknowledged when `take` has returned; until `stop`.
 
+    `take` is called with nothing, too, and says whether to go on; where it doesn't, its messages are left to another.
     Raises one of `broker_errors` when the broker goes away; what was not acknowledged comes again.
     """
-    waiting: list[tuple[Metric, Any]] = []
+    waiting: list[tuple[Counted, Any]] = []
 
-    def heard(body: object, message: Any) -> None:
+    def heard(message: Any) -> None:
         try:
-            waiting.append((msgspec.convert(body, Metric), message))
-        except msgspec.ValidationError as exc:
+            waiting.append((_decoder.decode(message.body), message))
+        except msgspec.DecodeError as exc:  # of another version, or nobody's
             log.error("metric_refused", error=str(exc))
             message.reject()
 
-    with Connection(url) as connection, connection.channel() as channel:
-        channel.basic_qos(0, 1000, False)
-        with Consumer(channel, [METRICS], callbacks=[heard], accept=["json"]):
+    redis_channel.install()
+    options = _recorders_options(url)
+    with (
+        Connection(url, heartbeat=_HEARTBEAT_S, transport_options=options) as connection,
+        connection.channel() as channel,
+    ):
+        channel.basic_qos(0, _AT_A_TIME, False)
+        with Consumer(channel, [METRICS], on_message=heard):
             while not stop.is_set():
-                _collect(connection, seconds=1.0)
-                if waiting:
-                    take([metric for metric, _ in waiting])
-                    for _, message in waiting:
-                        message.ack()
-                    waiting.clear()
+                notify.alive()
+                _collect(connection, waiting, seconds=1.0)
+                connection.heartbeat_check()
+                if not take([counted for counted, _ in waiting]):
+                    return
+                _acknowledge(channel, [message for _, message in waiting])
+                waiting.clear()
 
 
-def _collect(connection: Connection, *, seconds: float) -> None:
-    """Let the connection deliver what comes within this time."""
+def _acknowledge(channel: Any, messages: Sequence[Any]) -> None:
+    """Acknowledge in one step what this channel delivered: one by one would take as long as receiving it."""
+    if isinstance(channel, redis_channel.Channel):
+        channel.qos.ack_all(message.delivery_tag for message in messages)
+    elif messages:
+        messages[-1].ack(multiple=True)
+
+
+def _recorders_options(url: str) -> Mapping[str, Any]:
+    """Return how the recorder consumes. On Redis, what one that was killed had in hand comes back soon.
+
+    Under names of its own: there is one such time for all that is kept under one name, and jobs need a longer one.
+    """
+    if not url.startswith(("redis", "rediss")):
+        return {}
+    mine = {f"unacked_{part}key": f"rollcall.metrics.unacked_{part}key" for part in ("", "index_", "mutex_")}
+    return {**mine, "visibility_timeout": _RETURNED_S, "unacked_restore_limit": _AT_A_TIME, "socket_keepalive": True}
+
+
+def _collect(connection: Connection, waiting: Sequence[object], *, seconds: float) -> None:
+    """Let the connection deliver what comes within this time, until as many wait as are delivered at a time."""
     until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
+    while (left := until - time.monotonic()) > 0 and len(waiting) < _AT_A_TIME:
         try:
             connection.drain_events(timeout=left)
         except TimeoutError:

@@ -57,6 +57,18 @@ class NotOffered(Struct, frozen=True, kw_only=True):
         return {name: reason for name in self.__struct_fields__ if (reason := getattr(self, name)) is not None}
 
 
+class Meanings(Struct, frozen=True, kw_only=True):
+    """What each count of a platform means, as people read it; of one that isn't offered it says nothing.
+
+    `engagement` says what a post gathers. docs/platforms.md has the same words.
+    """
+
+    followers: str = "accounts that follow it"
+    following: str = "accounts that it follows"
+    posts: str = "posts, as the profile counts them"
+    engagement: str = "likes, comments and shares"
+
+
 class Token(Struct, frozen=True):
     """An access token that a platform gave for credentials, and the seconds it lasts."""
 
@@ -128,6 +140,9 @@ class Platform(Protocol):
     title: str
     base_url: str
     not_offered: NotOffered
+    meanings: Meanings
+    post_lacks: tuple[str, ...]
+    """Numbers of a post that the platform never tells, of likes, comments, shares and views."""
     calls: Mapping[Kind, Call]
     """Empty: accounts are listed, but there is no reader yet. `resolve` reads accounts whose id isn't known."""
     quota: Quota | None
@@ -190,3 +205,9 @@ def midnight_after(now: datetime, zone: str) -> datetime:
     # Days of 23 and 25 hours: take tomorrow's date, then its midnight, instead of adding 24 hours.
     tomorrow = (local + timedelta(days=1)).date()
     return datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+def midnight_before(now: datetime, zone: str) -> datetime:
+    """Return the last midnight in `zone` as an aware UTC time: when the quota was renewed that is used now."""
+    today = now.astimezone(ZoneInfo(zone)).date()
+    return datetime(today.year, today.month, today.day, tzinfo=ZoneInfo(zone)).astimezone(UTC)

@@ -1,11 +1,13 @@
 """The terms on which platforms are read: what each wants, what it gives, and what a day of today's list takes."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from math import ceil
 
 from msgspec import Struct, structs
 
-from db.overview import Candidate
+from db.health import Alike
+from pipeline import estimate
 from pipeline.estimate import Estimate, estimates, unreadable
 from pipeline.limits import Rate
 from pipeline.platforms import Platform
@@ -46,17 +48,16 @@ class Terms(Struct, frozen=True, kw_only=True):
     calls: Sequence[CallTerms]
 
 
-def terms(platform: Platform, candidates: Sequence[Candidate], settings: Settings) -> Terms:
-    """Return the terms of a platform; `candidates` are its accounts that aren't paused."""
-    offers = structs.asdict(platform.not_offered)
-    takes = _a_day(platform, candidates, settings)
+def terms(platform: Platform, accounts: Sequence[Alike], settings: Settings) -> Terms:
+    """Return the terms of a platform; `accounts` are its own that aren't paused (`db.health.alike`)."""
+    takes = _a_day(platform, accounts, settings)
     return Terms(
         platform=platform.name,
         why_not=unreadable(platform, settings),
         needs=_are_set(platform.needs, settings),
         instead=_are_set(platform.instead, settings),
         uses=_are_set(platform.uses, settings),
-        not_offered={name: reason for name, reason in offers.items() if reason},
+        not_offered=platform.not_offered.reasons,
         quota_a_day=platform.quota.per_day if platform.quota else None,
         calls=[_call_terms(platform, kind, takes.get(kind), settings) for kind in platform.calls],
     )
@@ -73,25 +74,41 @@ def _call_terms(platform: Platform, kind: Kind, takes: Estimate | None, settings
     )
 
 
-def _a_day(platform: Platform, candidates: Sequence[Candidate], settings: Settings) -> Mapping[Kind, Estimate]:
-    """Return what each kind of call takes in a day, whether or not the credentials are there."""
+def _a_day(platform: Platform, accounts: Sequence[Alike], settings: Settings) -> Mapping[Kind, Estimate]:
+    """Return what each kind of call takes in a day, whether or not the credentials are there.
+
+    An account that is looked up by its name today is read by its id from then on: it is counted at today's kind.
+    """
     if not platform.calls:
         return {}
-    wanted = [(candidates, _DAY_S / settings.read_interval_s)]
+    usual_s = settings.interval_s(platform, "profiles")
+    profiles: defaultdict[int, Counter[estimate.Alike]] = defaultdict(Counter)
+    posts = Counter[estimate.Alike]()
+    for one in accounts:
+        profiles[one.read_interval_s or usual_s][one.platform, one.kind, one.host] += one.accounts
+        posts[one.platform, "posts", one.host] += one.accounts
+    wanted = [(alike, _DAY_S / interval_s) for interval_s, alike in profiles.items()]
     if "posts" in platform.calls:
-        posts: list[Candidate] = [structs.replace(one, kind="posts") for one in candidates]
-        wanted.append((posts, settings.posts_pages * _DAY_S / settings.posts_interval_s))
-    return {
-        one.kind: _times(one, factor)
-        for accounts, factor in wanted
-        for one in estimates(accounts, settings, {platform.name: platform})
-    }
+        wanted.append((posts, settings.posts_pages * _DAY_S / settings.interval_s(platform, "posts")))
+    found: dict[Kind, Estimate] = {}
+    for alike, factor in wanted:
+        for part in estimates(alike, settings, {platform.name: platform}):
+            found[part.kind] = _and(found.get(part.kind), _times(part, factor))
+    return found
 
 
 def _times(estimate: Estimate, factor: float) -> Estimate:
     return structs.replace(
         estimate, calls=ceil(estimate.calls * factor), costs_usd=round(estimate.costs_usd * factor, 4)
     )
+
+
+def _and(one: Estimate | None, other: Estimate) -> Estimate:
+    """Return what both take together; the time of a day's calls is nobody's concern."""
+    if one is None:
+        return other
+    sums = {name: getattr(one, name) + getattr(other, name) for name in ("accounts", "calls", "costs_usd")}
+    return structs.replace(other, **sums)
 
 
 def _are_set(names: Sequence[str], settings: Settings) -> Mapping[str, bool]:

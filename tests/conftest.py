@@ -1,29 +1,28 @@
-"""Real servers for the tests: one PostgreSQL and one Redis per session, a fresh database per test.
+"""Real servers for the tests: one PostgreSQL, one Redis and one RabbitMQ per session, a fresh database per test.
 
-The database of a test is a copy of a migrated template, which PostgreSQL makes in some hundredths of a second.
 `TEST_DATABASE_URL` (a superuser's address) and `TEST_REDIS_URL` (which is flushed!) name other servers.
 """
 
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg2
 import pytest
 import redis
-from psycopg2 import sql
+from kombu import pools
 
-from db import migrate
 from db.engine import Engine, make_engine
 from deploy.embedded import start_postgres, start_redis
 from pipeline import platforms
+from tests import databases
+from tests.brokers import Broker, RedisBroker
+from tests.rabbitmq import HOW_TO_GET_IT, RabbitMQ, rabbitmq_server
 
-TEMPLATE = "rollcall_template"
 # A test's data may be lost with the machine; its waiting time may not.
-FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# Whether a table was vacuumed just now would decide what its next read counts: no test leaves that to chance.
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 
 
 @pytest.fixture(scope="session")
@@ -34,9 +33,7 @@ def postgres() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="rollcall-tests-"))
     server = None if given else start_postgres(folder / "postgres", FAST)
     url = given or server.url
-    _admin(url, sql.SQL("DROP DATABASE IF EXISTS {}"), TEMPLATE)
-    _admin(url, sql.SQL("CREATE DATABASE {}"), TEMPLATE)
-    migrate.upgrade(_for_sqlalchemy(_named(url, TEMPLATE)))
+    databases.make_template(url)
     yield url
     if server:
         server.stop()
@@ -46,10 +43,8 @@ def postgres() -> Iterator[str]:
 @pytest.fixture
 def database_url(postgres: str) -> Iterator[str]:
     """Return the address of an empty, migrated database of this test's own."""
-    name = f"test_{uuid.uuid4().hex}"
-    _admin(postgres, sql.SQL("CREATE DATABASE {} TEMPLATE {}"), name, TEMPLATE)
-    yield _for_sqlalchemy(_named(postgres, name))
-    _admin(postgres, sql.SQL("DROP DATABASE {} WITH (FORCE)"), name)
+    with databases.copied(postgres) as url:
+        yield url
 
 
 @pytest.fixture
@@ -76,6 +71,49 @@ def redis_url(redis_server: str) -> str:
     return redis_server
 
 
+@pytest.fixture(scope="session")
+def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """Return the session's RabbitMQ, started when the first test asks for it."""
+    if rabbitmq_server() is None:
+        pytest.skip(HOW_TO_GET_IT)
+    node = RabbitMQ(tmp_path_factory.mktemp("rabbitmq") / "node")
+    try:
+        node.start()
+        yield node
+    finally:
+        node.close()
+
+
+@pytest.fixture
+def rabbitmq(rabbitmq_node: RabbitMQ) -> RabbitMQ:
+    """Return a RabbitMQ with no queue."""
+    rabbitmq_node.clear()
+    pools.reset()  # connections of earlier tests would not declare again what they declared before
+    return rabbitmq_node
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker_url(request: pytest.FixtureRequest, redis_url: str) -> str:
+    """Return the address of an empty broker (BROKER_URL): a test that asks for it runs on both."""
+    if request.param == "redis":
+        return redis_url
+    node: RabbitMQ = request.getfixturevalue("rabbitmq")
+    return node.url
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
+    """Return an empty broker that the test may stop and start again: it runs with each."""
+    if request.param == "redis":
+        own = RedisBroker(tmp_path / "broker")
+        yield own
+        own.stop()
+        return
+    node: RabbitMQ = request.getfixturevalue("rabbitmq")
+    yield node
+    node.start()
+
+
 @pytest.fixture
 def project() -> Path:
     """Return the folder of the checkout."""
@@ -86,23 +124,3 @@ def project() -> Path:
 def flickr_unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take Flickr's reader away: it stands for a platform that another package brings without one."""
     monkeypatch.setattr(platforms.load()["flickr"], "calls", {})
-
-
-def _admin(url: str, statement: sql.SQL, *names: str) -> None:
-    connection = psycopg2.connect(_named(url, "postgres"))
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement.format(*map(sql.Identifier, names)))
-    finally:
-        connection.close()
-
-
-def _named(url: str, name: str) -> str:
-    """Return `url` with another database's name."""
-    head, _, query = url.partition("?")
-    return f"{head.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
-
-
-def _for_sqlalchemy(url: str) -> str:
-    return url.replace("postgresql://", "postgresql+psycopg2://", 1)

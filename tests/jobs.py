@@ -39,17 +39,19 @@ def listed(
 def claimed(
     conn: Connection, *, platform: str = "x", kind: Kind = "profiles", batch: int = 100, now: datetime = NOON
 ) -> Job | None:
-    """Claim what is due in the core lane."""
-    return claims.claim_due(
+    """Claim one job of what is due in the core lane."""
+    found = claims.claim_due(
         conn,
         platform=platform,
         kind=kind,
         lane="core",
         batch=batch,
+        one_host=platform == "mastodon",
         now=now,
         lease_until=now + LEASE,
-        job_id=str(uuid.uuid4()),
+        job_ids=[str(uuid.uuid4())],
     )
+    return found[0] if found else None
 
 
 def running(conn: Connection, **claim: Any) -> Job:

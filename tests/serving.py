@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,9 +12,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,22 @@ from sqlalchemy import Connection, delete, insert
 
 from api.app import create_app
 from api.cache import shared
-from db.engine import Engines, make_engine
-from db.models import account_handle, account_latest, dim_account, fact_followers_snapshot, scrape_state
+from db.engine import Engine, make_engine
+from db.models import (
+    account_handle,
+    account_latest,
+    dim_account,
+    fact_followers_snapshot,
+    fact_social_post,
+    scrape_job,
+    scrape_state,
+)
 from pipeline.app import make_celery
 from pipeline.enqueue import Enqueuer
 from pipeline.messages import Purger
 from pipeline.settings import Settings
 
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 
 
 def wait_for(condition: Callable[[], Any], what: str, within_s: float = PATIENCE_S) -> None:
@@ -44,14 +54,15 @@ def wait_for(condition: Callable[[], Any], what: str, within_s: float = PATIENCE
 class InProcess:
     """The app with its lifespan, on a loop of its own thread; no socket between."""
 
-    def __init__(self, settings: Settings, **engine_options: Any) -> None:
+    def __init__(self, settings: Settings, replica: Engine | None = None, **engine_options: Any) -> None:
         self.engine = make_engine(settings.database_url.get_secret_value(), **engine_options)
         enqueue = Enqueuer(settings, self.engine, make_celery(settings))
         url = settings.redis_url.get_secret_value()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._conductor = ASGIConductor(create_app(settings, Engines(self.engine), shared.connect(url), enqueue))
+        self.app = create_app(settings, self.engine, shared.connect(url), enqueue, replica=replica)
+        self._conductor = ASGIConductor(self.app)
         self._do(self._conductor.__aenter__())
 
     def get(self, path: str, **headers: str) -> Result:
@@ -70,6 +81,9 @@ class InProcess:
         wait_for(lambda: self.get("/readyz").json["purge_listener"] == "ok", "the purge listener")
 
     def close(self) -> None:
+        """End the process, as it were; a second time does nothing."""
+        if self._loop.is_closed():
+            return
         self._do(self._conductor.__aexit__(None, None, None))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -80,8 +94,8 @@ class InProcess:
 
 
 @contextmanager
-def in_process(settings: Settings, **engine_options: Any) -> Iterator[InProcess]:
-    api = InProcess(settings, **engine_options)
+def in_process(settings: Settings, replica: Engine | None = None, **engine_options: Any) -> Iterator[InProcess]:
+    api = InProcess(settings, replica, **engine_options)
     try:
         yield api
     finally:
@@ -91,7 +105,7 @@ def in_process(settings: Settings, **engine_options: Any) -> Iterator[InProcess]
 class Gunicorn:
     """Real gunicorn workers; each can be asked by itself."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
+    def __init__(self, process: "subprocess.Popen[Any]", port: int) -> None:
         self.process = process
         self.port = port
 
@@ -105,7 +119,8 @@ class Gunicorn:
         """Return status, headers and body. A worker is asked by itself while the others are held."""
         others = [pid for pid in self.workers if worker is not None and pid != worker]
         for pid in others:
-            os.kill(pid, signal.SIGSTOP)
+            with suppress(ProcessLookupError):  # a killed one may have gone meanwhile
+                os.kill(pid, signal.SIGSTOP)
         try:
             given = {name.replace("_", "-"): value for name, value in headers.items()} | {"Connection": "close"}
             request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=given)
@@ -116,7 +131,8 @@ class Gunicorn:
                 return error.code, dict(error.headers), error.read()
         finally:
             for pid in others:
-                os.kill(pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def json(self, path: str, worker: int | None = None) -> Any:
         return json.loads(self.get(path, worker)[2])
@@ -124,19 +140,25 @@ class Gunicorn:
 
 @contextmanager
 def gunicorn(
-    database_url: str, redis_url: str, folder: Path, *, workers: int = 2, **environ: str
+    database_url: str,
+    redis_url: str,
+    folder: Path,
+    *,
+    workers: int = 2,
+    run: Sequence[str] = ("-m", "api"),
+    port: int | None = None,
+    **environ: str,
 ) -> Iterator[Gunicorn]:
-    """Run `python -m api` until the block ends; every worker hears purges when it begins."""
+    """Run `python -m api`, or what stands in for it, until the block ends; every worker hears purges when it begins."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port = port or int(free.getsockname()[1])
     given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "PORT": str(port), "WEB_CONCURRENCY": str(workers)}
     inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     root = Path(__file__).resolve().parent.parent
     with (folder / "api.log").open("wb") as log:
-        command = [sys.executable, "-m", "api"]
         process = subprocess.Popen(
-            command,
+            [sys.executable, *run],
             cwd=folder,
             env={**inherited, "PYTHONPATH": str(root), "PYTHONWARNINGS": "error", **given, **environ},
             stdout=log,
@@ -144,7 +166,7 @@ def gunicorn(
         )
     server = Gunicorn(process, port)
     try:
-        wait_for(lambda: _all_hear(server, workers), f"gunicorn; see {folder / 'api.log'}", 30)
+        wait_for(lambda: _all_hear(server, workers), f"gunicorn; see {folder / 'api.log'}", 120)
         yield server
     finally:
         process.terminate()
@@ -159,6 +181,14 @@ def _all_hear(server: Gunicorn, workers: int) -> bool:
         return all(server.json("/readyz", pid).get("purge_listener") == "ok" for pid in server.workers)
     except OSError:
         return False
+
+
+def words(api: InProcess, path: str, **headers: str) -> str:
+    """Return the text of a page, as it is read: what stands in its `main`, with single spaces."""
+    answer = api.get(path, **headers)
+    assert answer.status_code == 200, answer.text
+    body = answer.text.partition("<main")[2].partition(">")[2].partition("</main>")[0]
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
 def purger(settings: Settings) -> Purger:
@@ -204,6 +234,26 @@ def keep(conn: Connection, key: int, followers: int | None, day: date | None = N
         conn.execute(delete(table).where(same))
         conn.execute(insert(table).values(**row))
     stand(conn, key, result="ok", reason=None, last_attempt_at=now, last_success_at=now)
+
+
+def add_post(conn: Connection, key: int, post_id: str, **facts: Any) -> None:
+    """Keep a post of an account, published and read now; facts are columns of fact_social_post."""
+    now = datetime.now(UTC)
+    said = {"url": f"https://x.example/{post_id}", "published_at": now, "post_type": "post", "text": "Words"}
+    conn.execute(
+        insert(fact_social_post).values(
+            **{"account_key": key, "post_id": post_id, "read_at": now, "source": "live", **said, **facts}
+        )
+    )
+
+
+def add_job(conn: Connection, job_id: str, **facts: Any) -> None:
+    """Keep a job that succeeded; facts are columns of scrape_job."""
+    now = datetime.now(UTC)
+    job = {"platform": "x", "kind": "profiles", "lane": "core", "state": "succeeded", "accounts": []}
+    conn.execute(
+        insert(scrape_job).values(**{"job_id": job_id, "lease_until": now, "created_at": now, **job, **facts})
+    )
 
 
 def days_ago(number: int) -> date:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.simulator.server import Simulator
+from deploy.simulator.simulation import Simulation
 
 HERE = Path(__file__).resolve().parent.parent
 STOP_S = 15.0
@@ -69,10 +70,12 @@ class System:
 
 
 @contextmanager
-def system(database_url: str, redis_url: str, logs: Path, **environ: str) -> Iterator[tuple[System, Simulator]]:
-    """Yield a system that reads from a simulator of its own; stop everything at the end."""
+def system(
+    database_url: str, redis_url: str, logs: Path, *, simulation: Simulation | None = None, **environ: str
+) -> Iterator[tuple[System, Simulator]]:
+    """Yield a system that reads from a simulator of its own (or `simulation`); stop everything at the end."""
     logs.mkdir(exist_ok=True)
-    with Simulator(port=0) as simulator:
+    with Simulator(port=0, simulation=simulation) as simulator:
         running = System(
             {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "SIMULATOR_URL": simulator.url, **environ}, logs
         )

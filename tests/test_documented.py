@@ -1,4 +1,4 @@
-"""Every setting, command, route and process is documented, and nothing is documented that isn't there."""
+"""Every setting, command, route, metric and process is documented, and nothing is documented that isn't there."""
 
 import re
 from collections.abc import Iterator
@@ -9,9 +9,11 @@ from falcon.inspect import inspect_routes
 from redis.asyncio import Redis
 
 from api.app import create_app
-from db.engine import Engines, make_engine
-from pipeline import platforms
+from db import gaps
+from db.engine import make_engine
+from pipeline import metrics, platforms
 from pipeline.cli import main
+from pipeline.platforms import Meanings
 from pipeline.settings import Settings
 from tests import fakes
 
@@ -51,14 +53,42 @@ def test_every_platform_and_credential_has_its_line() -> None:
             assert call.limit in page, (platform.name, call.limit)
 
 
+def test_every_count_of_a_platform_has_its_meaning_or_the_reason_why_there_is_none() -> None:
+    rows = re.findall(r"^\| (\w+) \| (.*) \|$", (DOCS / "platforms.md").read_text(), re.MULTILINE)
+    told = {name: cells.split(" | ") for name, cells in rows if cells.count(" | ") == 3}
+
+    for platform in platforms.load().values():
+        why_not = platform.not_offered.reasons
+        assert told[platform.name] == [
+            f"not offered: {why_not[name]}" if name in why_not else getattr(platform.meanings, name)
+            for name in Meanings.__struct_fields__
+        ]
+
+
+def test_every_reason_of_a_gap_has_its_line() -> None:
+    rows = _rows("data.md")
+
+    for reason, means in gaps.REASONS.items():
+        assert rows[reason].strip() == means
+
+
 def test_every_route_has_its_line() -> None:
     settings = fakes.settings("postgresql:///nowhere", "redis://nowhere")
-    engines = Engines(make_engine("postgresql+psycopg2:///nowhere"))
-    app = create_app(settings, engines, Redis.from_url("redis://nowhere"), enqueue=lambda *_, **__: None)
+    engine = make_engine("postgresql+psycopg2:///nowhere")
+    app = create_app(settings, engine, Redis.from_url("redis://nowhere"), enqueue=lambda *_, **__: None)
     routes = {route.path.replace(":path", "") for route in inspect_routes(app)}
     page = (DOCS / "api.md").read_text()
 
-    assert set(re.findall(r"(?:GET|POST) (/[^`]*)`", page)) == routes
+    assert set(re.findall(r"(?:GET|POST|PATCH|DELETE) (/[^`]*)`", page)) == routes
+
+
+def test_every_metric_has_its_line_with_its_labels_and_meaning() -> None:
+    rows = _rows("metrics.md")
+
+    assert rows.keys() == metrics.BY_NAME.keys()
+    for metric in metrics.ALL:
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
+        assert [cell.strip() for cell in rows[metric.name].split("|")] == [metric.kind, labels, metric.help]
 
 
 def _commands(command: click.Command, name: str) -> Iterator[str]:

@@ -38,6 +38,7 @@ def make_clients(settings: Settings, platform: Platform) -> Mapping[str, Maker]:
 
 def _maker(settings: Settings, platform: Platform, credentials: Credentials, pool: Pool) -> Maker:
     tokens = TokenStore()
+    user_agent = settings.user_agent  # asked for once: it reads the package's own metadata
 
     def client(heed: Callable[[Allowance], None], look: Callable[[Page], None] = lambda page: None) -> HttpClient:
         return HttpClient(
@@ -47,7 +48,7 @@ def _maker(settings: Settings, platform: Platform, credentials: Credentials, poo
             credentials=credentials.values,
             label=credentials.label,
             deadline_s=settings.http_deadline_s,
-            user_agent=settings.user_agent,
+            user_agent=user_agent,
             now=lambda: datetime.now(UTC),
             heed=heed,
             tokens=tokens,

@@ -4,15 +4,20 @@ A socket's own timeout begins anew with each byte, so a server that sends one ev
 hours. Here every read gets what is left of the time that the first read was given. A pool also knows the proxy, and
 may be kept to the public internet where strangers name the servers. Certificates are always verified, against the
 system's authorities or those that SSL_CERT_FILE names.
+
+A request goes through the gate that its thread has put up: between connecting and sending, since a limit counts when
+bytes arrive, and connecting takes as long as it takes.
 """
 
 import io
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from http.client import HTTPResponse
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from urllib3 import (
     BaseHTTPResponse,
@@ -20,16 +25,37 @@ from urllib3 import (
     HTTPSConnectionPool,
     PoolManager,
     ProxyManager,
-    make_headers,
 )
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
-from urllib3.util import parse_url
 
+from pipeline.proxy import is_listed, login_headers
 from workers.addresses import public_addresses
 
 _HOSTS = 64  # servers that a platform of many servers (Mastodon) keeps connections to
 _CONNECTIONS_PER_HOST = 16
+
+
+class Gate(Protocol):
+    """Says when a request may leave, and hears when it has."""
+
+    def wait(self) -> None:
+        """Return when it may; it is connected by now. What this raises comes out of `Pool.request`."""
+
+    def sent(self) -> None: ...
+
+
+_gate: ContextVar[Gate | None] = ContextVar("gate", default=None)
+
+
+@contextmanager
+def gated(gate: Gate | None) -> Iterator[None]:
+    """Let this thread's requests pass the gate, or none at all, until the block ends."""
+    token = _gate.set(gate)
+    try:
+        yield
+    finally:
+        _gate.reset(token)
 
 
 class _Reader(io.RawIOBase):
@@ -67,11 +93,27 @@ class _Response(HTTPResponse):
             self.fp = io.BufferedReader(_Reader(raw, sock, time.monotonic() + time_s))
 
 
-class _Connection(HTTPConnection):
+class _Gated(HTTPConnection):
+    """Connects, waits at the gate, sends."""
+
+    def request(self, *args: Any, **options: Any) -> None:
+        super().request(*args, **options)
+        if gate := _gate.get():
+            gate.sent()
+
+    def endheaders(self, *args: Any, **options: Any) -> None:
+        if gate := _gate.get():
+            if self.sock is None:
+                self.connect()
+            gate.wait()
+        super().endheaders(*args, **options)
+
+
+class _Connection(_Gated):
     response_class = _Response
 
 
-class _TlsConnection(HTTPSConnection):
+class _TlsConnection(_Gated, HTTPSConnection):
     response_class = _Response
 
 
@@ -144,15 +186,9 @@ class Pool:
 
     def _manager(self, url: str) -> PoolManager:
         parts = urlsplit(url)
-        if self._proxied is None or parts.scheme != "https" or _is_listed(parts.hostname or "", self._no_proxy):
+        if self._proxied is None or parts.scheme != "https" or is_listed(parts.hostname or "", self._no_proxy):
             return self._direct
         return self._proxied
-
-
-def _is_listed(host: str, no_proxy: str) -> bool:
-    """Say whether a list as in NO_PROXY holds a host: `example.org` means everything below it too, `*` all."""
-    listed = [entry.strip().lower().lstrip(".") for entry in no_proxy.split(",")]
-    return any(entry in ("*", host) or host.endswith(f".{entry}") for entry in listed if entry)
 
 
 def make_pool(*, https_proxy: str | None = None, no_proxy: str = "", public_only: bool = False) -> Pool:
@@ -165,8 +201,7 @@ def make_pool(*, https_proxy: str | None = None, no_proxy: str = "", public_only
         classes = {"http": _GuardedPool, "https": _GuardedTlsPool}
     managers = [PoolManager(num_pools=_HOSTS, maxsize=_CONNECTIONS_PER_HOST)]
     if https_proxy:
-        login = parse_url(https_proxy).auth
-        headers = make_headers(proxy_basic_auth=unquote(login)) if login else None
+        headers = login_headers(https_proxy)
         managers.append(
             ProxyManager(https_proxy, num_pools=_HOSTS, maxsize=_CONNECTIONS_PER_HOST, proxy_headers=headers)
         )

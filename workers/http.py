@@ -30,7 +30,7 @@ from pipeline.errors import BadPage, Gone, NotAllowed, PlatformDown, RateLimited
 from pipeline.platforms import Platform, Token
 from pipeline.records import Page
 from workers.addresses import NotPublic
-from workers.deadline import Pool
+from workers.deadline import Pool, gated
 from workers.request import Request, getting, posting, redirected
 from workers.reset import Allowance, allowance, retry_at
 from workers.tokens import TokenStore
@@ -166,7 +166,8 @@ class HttpClient:
         """Send to where tokens are given, without the headers that need one."""
         request = posting(self._token_url() + path, params, json, form, headers)
         try:
-            return self._judge(self._follow(request, expect), expect)
+            with gated(None):  # the limit is on reading; what gives tokens has one of its own
+                return self._judge(self._follow(request, expect), expect)
         except Gone as exc:  # no account was asked for
             raise BadPage(self._platform.name, "no access token where it should be") from exc
 

@@ -13,7 +13,7 @@ import structlog
 from redis import RedisError
 
 from db import pauses
-from db.engine import Engine, transaction
+from db.engine import Engine, commit
 from db.pauses import Pause
 from pipeline.errors import QuotaSpent, RateLimited
 from pipeline.messages import task_name
@@ -41,18 +41,28 @@ def pause_of(error: RateLimited, credential: str) -> Pause:
 
 
 class Pauses:
-    """The pauses of one platform, whose credentials have these labels."""
+    """The pauses of one platform, whose credentials have these labels.
+
+    To write one down, a database that is away is waited for so many seconds.
+    """
 
     def __init__(
-        self, engine: Engine, platform: Platform, credentials: Sequence[str], allowance: SharedAllowance
+        self,
+        engine: Engine,
+        platform: Platform,
+        credentials: Sequence[str],
+        allowance: SharedAllowance,
+        *,
+        patience_s: float = 0.0,
     ) -> None:
         self._engine = engine
         self._platform = platform
         self._credentials = credentials
         self._allowance = allowance
+        self._patience_s = patience_s
 
     def until_free(self, standing: Sequence[Pause]) -> Pause | None:
-        """Return the pause that ends first when every credential has one, None when one of them may be used.
+        """Return what stands in the way when every credential has a pause, None when one of them may be used.
 
         `standing` are those of the database; Redis may know of one before it (a day's quota that is spent).
         """
@@ -62,13 +72,13 @@ class Pauses:
                 found[label] = pause
         if not all(label in found for label in self._credentials):
             return None
-        return min((found[label] for label in self._credentials), key=lambda pause: pause.until)
+        return pauses.of_all([found[label] for label in self._credentials])
 
     def add(self, pause: Pause) -> None:
-        """Pause a credential, for the planner and for every worker."""
-        with transaction(self._engine) as conn:
-            pauses.add(conn, pause)
+        """Pause a credential, for every worker and for the planner."""
+        # Redis first: a database that is away would let every worker run into the same refusal.
         self._tell_redis(lambda: self._allowance.pause(pause))
+        commit(self._engine, lambda conn: pauses.add(conn, pause), patience_s=self._patience_s)
         log.warning(
             "paused",
             credential=pause.credential,
@@ -100,7 +110,7 @@ class Pauses:
     def _tell_redis(self, tell: Callable[[], None]) -> None:
         try:
             tell()
-        except RedisError as exc:  # the database has it, and nobody calls while Redis is away
+        except RedisError as exc:  # the database gets it too, and nobody calls while Redis is away
             log.warning("allowance_unreachable", error=type(exc).__name__)
 
 

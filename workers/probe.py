@@ -19,11 +19,12 @@ from pipeline.command import Misuse, as_json_option
 from pipeline.decide import outcome_of, outcomes
 from pipeline.errors import BatchRefused, QuotaSpent, RateLimited, ScrapeError
 from pipeline.estimate import unreadable
+from pipeline.limits import duration
 from pipeline.messages import task_name
 from pipeline.platforms import Client, Platform, Reader, first_kind
 from pipeline.records import Account, Job, Kind, Outcome, Page, Profile, Source
 from pipeline.settings import Settings, load_settings
-from pipeline.terminal import duration, moment, note, show_json, show_table
+from pipeline.terminal import moment, note, show_json, show_table
 from workers.allowance import SharedAllowance
 from workers.clients import Maker, make_clients
 from workers.scrape import read
@@ -153,6 +154,7 @@ class Prober:
                     task_name(platform.name, kind), platform, labels, space_s=space_s, requests=call.requests
                 )
                 if slot.credential is not None:
+                    time.sleep(max(0.0, slot.starts_at - time.monotonic()))
                     return slot.credential
                 if slot.wait_s == 0:
                     self._raise_pause(platform, labels)

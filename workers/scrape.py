@@ -3,11 +3,11 @@
 take the job ─ ask the platform ─ parse ─ decide ─ save in one transaction ─ then, and only then, tell the others.
 """
 
-import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import cast
+from typing import TypeVar, cast
 
 import structlog
 from celery import Celery
@@ -15,21 +15,27 @@ from kombu.exceptions import OperationalError
 from msgspec import Struct, structs
 
 from db import claims, pauses, tags, writes
-from db.engine import Connection, Engine, transaction
-from db.metrics import Metric
+from db.engine import Connection, Engine, commit
 from db.pauses import Pause
-from pipeline.decide import decide, outcome_of, outcomes
+from pipeline import metrics
+from pipeline.decide import outcome_of, outcomes
 from pipeline.enqueue import new_job_id
 from pipeline.errors import BatchRefused, NotAllowed, RateLimited, ScrapeError
-from pipeline.messages import Purger, publish_jobs, publish_metric
-from pipeline.plan import policy_of
+from pipeline.messages import Purger, publish_jobs
+from pipeline.metrics import Times
+from pipeline.outbox import Outbox
+from pipeline.plan import nexts_of
 from pipeline.platforms import Client, Platform, Reader
 from pipeline.records import Changes, Job, Missing, Outcome, Post, Profile
 from pipeline.settings import Settings
-from workers.pauses import Pauses, pause_of
+from workers.deadline import gated
+from workers.pauses import LONGEST_HOLD_S, Pauses, pause_of
 from workers.reset import Allowance
+from workers.turn import NoSlot, Turn
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 class Deps(Struct, frozen=True):
@@ -41,6 +47,7 @@ class Deps(Struct, frozen=True):
     platform: Platform
     pauses: Pauses
     purger: Purger
+    outbox: Outbox
     clients: Mapping[str, Callable[[Callable[[Allowance], None]], Client]]
     """By a credential's label, a maker of clients that tell the given function what rate headers say."""
     now: Callable[[], datetime]
@@ -55,18 +62,28 @@ class Answer(Struct, frozen=True):
     cursor: str | None = None
 
 
-def run_job(job_id: str, deps: Deps, credential: str | None) -> None:
+def run_job(job_id: str, deps: Deps, turn: Turn) -> None:
     """Do one job: at most one call, everything it brought in one transaction, then the messages.
 
-    `credential` is the label of the one that has a slot for it, None when all are paused. A message delivered twice
-    finds nothing to do. An error of the platform is an outcome of its accounts; an error of ours is one too, and is
-    raised.
+    Without a slot in its turn the job goes back to the database; a slot that it doesn't need goes back too. A message
+    delivered twice finds nothing to do. An error of the platform is an outcome of its accounts; an error of ours is
+    one too, and is raised.
     """
+    try:
+        _run(job_id, deps, turn)
+    finally:
+        turn.end()
+
+
+def _run(job_id: str, deps: Deps, turn: Turn) -> None:
     began = time.monotonic()
-    now = deps.now()
-    with transaction(deps.engine) as conn:
+
+    def begin(conn: Connection) -> tuple[Job | None, Sequence[Pause]]:
+        now = deps.now()
         job = claims.take(conn, job_id=job_id, now=now, lease_until=_lease(deps, now))
-        standing = pauses.standing(conn, now)
+        return job, pauses.standing(conn, now)
+
+    job, standing = _commit(deps, begin)
     if job is None:
         _repeat_purge(job_id, deps)
         return
@@ -75,16 +92,18 @@ def run_job(job_id: str, deps: Deps, credential: str | None) -> None:
         resting = {pause.credential for pause in standing if pause.platform == job.platform}
         if paused is not None and paused.result == "blocked":
             # Nothing hammers a refused credential; only what a person asks for tries it again.
-            if job.lane == "user_requested" and credential is not None:
-                _call(job, deps, credential, began)
+            if job.lane == "user_requested" and turn.credential is not None:
+                _call(job, deps, turn.credential, turn, began)
             else:
-                _finish(job, deps, Answer(), [Outcome(key, "blocked", paused.reason) for key in _keys(job)], began)
+                outs = [Outcome(key, "blocked", paused.reason) for key in _keys(job)]
+                _finish(job, deps, Answer(), outs, began, called=False)
         elif paused is not None:
             _give_back(job, deps, paused.until, began)
-        elif credential is None or credential in resting:
-            _give_back(job, deps, now, began)  # another credential is free: the job comes again at once
+        elif turn.credential is None or turn.credential in resting:
+            # At once where another credential is free, else when a slot is so near that the message waits in hand.
+            _give_back(job, deps, deps.now() + timedelta(seconds=max(0.0, turn.wait_s - LONGEST_HOLD_S / 2)), began)
         else:
-            _call(job, deps, credential, began)
+            _call(job, deps, turn.credential, turn, began)
 
 
 def read(platform: Reader, job: Job, http: Client) -> Answer:
@@ -117,16 +136,19 @@ def _read(platform: Reader, job: Job, http: Client) -> Answer:
     )
 
 
-def _call(job: Job, deps: Deps, credential: str, began: float) -> None:
-    """Make the job's one call and act on how it ended."""
+def _call(job: Job, deps: Deps, credential: str, turn: Turn, began: float) -> None:
+    """Make the job's one call when its turn comes, and act on how it ended."""
     heard: list[Allowance] = []
     asked = structs.replace(job, accounts=job.accounts[: job.size])
     try:
-        answer = read(cast(Reader, deps.platform), asked, deps.clients[credential](heard.append))
+        with gated(turn):
+            answer = read(cast(Reader, deps.platform), asked, deps.clients[credential](heard.append))
+    except NoSlot as exc:
+        _give_back(job, deps, deps.now() + timedelta(seconds=exc.wait_s), began)
+        return
     except RateLimited as exc:
         deps.pauses.add(pause_of(exc, credential))
-        paused = _all_paused(deps)
-        _give_back(job, deps, paused.until if paused else deps.now(), began)
+        _give_back(job, deps, _free_at(deps), began, called=True)
         return
     except BatchRefused as exc:
         _ask_in_parts(job, asked, exc, deps, began)
@@ -134,7 +156,8 @@ def _call(job: Job, deps: Deps, credential: str, began: float) -> None:
         if _block(deps, credential, exc):
             _finish(job, deps, Answer(), [outcome_of(key, exc) for key in _keys(job)], began)
         else:
-            _give_back(job, deps, deps.now(), began)  # another credential may do what this one may not
+            # Another credential may do what this one may not.
+            _give_back(job, deps, _free_at(deps), began, called=True)
         return
     except ScrapeError as exc:
         _finish(job, deps, Answer(), [outcome_of(key, exc) for key in _keys(asked)], began)
@@ -175,20 +198,22 @@ def _finish(
     *,
     credential: str | None = None,
     again: Job | None = None,
+    called: bool = True,
 ) -> None:
     """Keep everything in one transaction; after its commit, and only then, tell the others.
 
     Accounts of the job without an outcome are asked for in a further call. `credential` has just done well.
     """
     now = deps.now()
-    policy = policy_of(deps.settings, job.kind)
-    nexts = [decide(out, job.failures.get(out.account_key, 0), now, policy, random.random()) for out in outs]
-    failed = sum(out.result != "ok" for out in outs)
+    nexts = nexts_of(deps.settings, job, outs, now)
     done = {out.account_key for out in outs}
     rest = tuple(account for account in job.accounts if account.account_key not in done)
     again = again or (structs.replace(job, accounts=rest) if rest else None)
-    with transaction(deps.engine) as conn:
-        changes = writes.save(
+
+    def keep(conn: Connection) -> Changes | None:
+        if credential is not None:
+            pauses.unblock(conn, job.platform, credential)
+        return writes.save(
             conn,
             job,
             nexts=nexts,
@@ -202,71 +227,92 @@ def _finish(
             doubt=deps.settings.doubt,
             reads_posts="posts" in deps.platform.calls,
         )
-        if credential is not None:
-            pauses.unblock(conn, job.platform, credential)
+
+    changes = _commit(deps, keep)
     if credential is not None:
         deps.pauses.unblock(credential)
     if changes is None:
-        log.warning("job_lost", reason="its lease ended and it was given to another worker; nothing was written")
+        # Its lease ended and another worker has it, or the connection broke in a commit that counted after all.
+        log.warning("job_lost", reason="it was finished or given out again before this was written")
+        _repeat_purge(job.job_id, deps)
+        _count(job, deps, "lost", (), time.monotonic() - began, called=called)
         return
+    failed = sum(out.result != "ok" for out in outs)
     state = (
         "asked_in_parts" if again else "failed" if failed == len(outs) else "partly_failed" if failed else "succeeded"
     )
-    _tell(job, deps, changes, state, len(outs), failed, began)
+    _tell(job, deps, changes, state, outs, began, called=called)
 
 
-def _give_back(job: Job, deps: Deps, until: datetime, began: float) -> None:
+def _give_back(job: Job, deps: Deps, until: datetime, began: float, *, called: bool = False) -> None:
     """Put the job back until its platform may be called again, at no cost of attempts."""
-    with transaction(deps.engine) as conn:
-        claims.release(conn, job, until=until)
-    _tell(job, deps, Changes(frozenset({tags.JOBS})), "released", 0, 0, began)
+    _commit(deps, lambda conn: claims.release(conn, job, until=until))
+    _tell(job, deps, Changes(frozenset({tags.JOBS})), "released", (), began, called=called)
+
+
+def _free_at(deps: Deps) -> datetime:
+    """Return when a credential may be used again, or now."""
+    paused = _all_paused(deps)
+    return paused.until if paused else deps.now()
 
 
 def _all_paused(deps: Deps) -> Pause | None:
-    """Return the pause that ends first when every credential has one."""
-    with transaction(deps.engine) as conn:
-        return deps.pauses.until_free(pauses.standing(conn, deps.now()))
+    """Return what stands in the way when every credential has a pause."""
+    return deps.pauses.until_free(_commit(deps, lambda conn: pauses.standing(conn, deps.now())))
 
 
 def _block(deps: Deps, credential: str, refusal: NotAllowed) -> bool:
-    """Let a refused credential rest; say whether no other may be used either."""
+    """Let a refused credential rest; say whether all are refused now."""
     # A platform of many servers: one that refuses says nothing of the others, so only its accounts wait.
     if "{host}" in deps.platform.base_url:
         return True
     until = deps.now() + timedelta(seconds=deps.settings.blocked_recheck_s)
     deps.pauses.add(Pause(deps.platform.name, credential, until, refusal.reason, "blocked"))
-    return _all_paused(deps) is not None
+    paused = _all_paused(deps)
+    return paused is not None and paused.result == "blocked"
 
 
-def _tell(job: Job, deps: Deps, changes: Changes, outcome: str, accounts: int, failed: int, began: float) -> None:
-    """Say what was committed: purge what shows it, send the metric, publish a further page, close with one line."""
+def _tell(
+    job: Job, deps: Deps, changes: Changes, outcome: str, outs: Sequence[Outcome], began: float, *, called: bool
+) -> None:
+    """Say what was committed: purge what shows it, count it, publish a further page, close with one line."""
     took_s = round(time.monotonic() - began, 4)
     deps.purger.purge(changes.tags)
-    metric = Metric(
-        at=deps.now(),
-        platform=job.platform,
-        kind=job.kind,
-        lane=job.lane,
-        outcome=outcome,
-        accounts=accounts,
-        failed_accounts=failed,
-        duration_s=took_s,
-    )
+    _count(job, deps, outcome, outs, took_s, called=called)
     try:
-        publish_metric(deps.celery, metric)
         publish_jobs(deps.celery, changes.follow)
     except (OperationalError, OSError) as exc:
-        # The readings are kept. A further page goes out when its lease ends, a metric is lost.
+        # The readings are kept; what is still to be asked for goes out when the broker is back.
         log.warning("broker_unreachable", error=type(exc).__name__)
+        if unsent := [further.job_id for further in changes.follow]:
+            _commit(deps, lambda conn: claims.end_leases(conn, unsent, now=deps.now()))
     log.info(
         "job_finished",
         outcome=outcome,
-        accounts=accounts,
-        failed=failed,
+        accounts=len(outs),
+        failed=sum(out.result != "ok" for out in outs),
         snapshots=changes.snapshots,
         posts=changes.posts,
         took_s=took_s,
     )
+
+
+def _count(job: Job, deps: Deps, outcome: str, outs: Sequence[Outcome], took_s: float, *, called: bool) -> None:
+    """Send what the recorder counts of a job; `called` says whether its platform was asked."""
+    where = (job.platform, job.lane)
+    samples = [metrics.JOBS.sample(1, job.platform, job.kind, job.lane, outcome)]
+    if called:
+        times = Times()
+        times.add(took_s)
+        samples += [
+            metrics.CALLS.sample(1, job.platform, job.kind, job.lane),
+            metrics.CALL_TIME.timed(times, *where),
+        ]
+    results = Counter(out.result for out in outs)
+    samples += [metrics.ACCOUNTS.sample(accounts, *where, result) for result, accounts in results.items()]
+    if retried := sum(job.failures.get(out.account_key, 0) > 0 for out in outs):
+        samples.append(metrics.RETRIES.sample(retried, *where))
+    deps.outbox.send(samples, at=deps.now())
 
 
 def _next_page(job: Job, answer: Answer, deps: Deps, conn: Connection) -> Job | None:
@@ -293,10 +339,17 @@ def _next_page(job: Job, answer: Answer, deps: Deps, conn: Connection) -> Job | 
 
 def _repeat_purge(job_id: str, deps: Deps) -> None:
     """Purge again for a job that is finished already: its worker may have died between commit and purge."""
-    with transaction(deps.engine) as conn:
-        keys = claims.finished_accounts(conn, job_id)
+    keys = _commit(deps, lambda conn: claims.finished_accounts(conn, job_id))
     if keys:
         deps.purger.purge(tags.of_job(deps.platform.name, keys))
+
+
+def _commit(deps: Deps, work: Callable[[Connection], T]) -> T:
+    """Do `work` in a transaction. A database that is away is waited for: without it there is nobody else to serve.
+
+    So an answer that was paid for isn't asked for again; compare-and-set guards what is written late, or twice.
+    """
+    return commit(deps.engine, work, patience_s=deps.settings.job_lease_s)
 
 
 def _keys(job: Job) -> list[int]:

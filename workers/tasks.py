@@ -6,30 +6,42 @@ from typing import Any
 from celery import Celery
 
 from pipeline.messages import task_name
+from pipeline.records import Kind
+from workers.allowance import SharedAllowance, Slot, TaskAllowance
 from workers.scrape import Deps, run_job
+from workers.turn import Turn
 
 
-def register(celery: Celery, deps: Deps) -> None:
+def register(celery: Celery, deps: Deps, shared: SharedAllowance) -> None:
     """Give the application a task for every kind of call of its platform."""
-    for kind, call in deps.platform.calls.items():
+    for kind in deps.platform.calls:
+        allowance = _allowance(deps, kind, shared)
         celery.task(
-            _door(deps),
+            _door(deps, allowance),
             bind=True,
-            name=task_name(deps.platform.name, kind),
-            rate_limit=deps.settings.rate(deps.platform, kind).for_celery,
+            name=allowance.task,
+            rate_limit=allowance.rate,
             ignore_result=True,
-            # The consumer's bucket reads these.
-            platform=deps.platform,
-            call=call,
-            credentials=tuple(deps.clients),
+            allowance=allowance,  # the consumer's bucket asks it
         )
 
 
-def _door(deps: Deps) -> Callable[[Any, str], None]:
-    # Where the rate limit was switched off there is no bucket, and so no slot with a credential.
-    first = next(iter(deps.clients))
+def _allowance(deps: Deps, kind: Kind, shared: SharedAllowance) -> TaskAllowance:
+    rate = deps.settings.rate(deps.platform, kind)
+    requests = deps.platform.calls[kind].requests
+    return TaskAllowance(
+        shared,
+        task=task_name(deps.platform.name, kind),
+        platform=deps.platform,
+        credentials=tuple(deps.clients),
+        rate=rate.for_celery,
+        space_s=requests * rate.interval_s,
+        requests=requests,
+    )
 
+
+def _door(deps: Deps, allowance: TaskAllowance) -> Callable[[Any, str], None]:
     def door(task: Any, job_id: str) -> None:
-        run_job(job_id, deps, credential=task.request.get("credential", first))
+        run_job(job_id, deps, Turn(allowance, task.request.get("slot", Slot())))
 
     return door

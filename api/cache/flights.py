@@ -29,6 +29,13 @@ class Flights(Generic[T]):
             flight.add_done_callback(_seen)
         return await asyncio.shield(flight)
 
+    async def close(self) -> None:
+        """End what is in the air: whoever waits for it is told so."""
+        flights = [*self._running.values(), *self._boarding.values()]
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+
     async def _fly(self, key: Key, read: Callable[[], Awaitable[T]]) -> T:
         if before := self._running.get(key):
             await asyncio.wait([before])

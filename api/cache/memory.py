@@ -3,38 +3,69 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Literal
 
-from api.cache.entries import Answer, Key
-from api.cache.tags import Purges
+from api.cache.entries import Kept, Key
+from api.cache.tags import DEAF_S, STALE_S, Purges
+
+# `fresh` shows every commit that was heard of; `stale` is an aggregate that doesn't, for no longer than STALE_S;
+# `late` is one for longer: it may only be given out while its successor is being read.
+State = Literal["fresh", "stale", "late"]
 
 
 class Memory:
     """Keeps up to `entries` answers, each for `kept_s` seconds at most. Used on the loop only."""
 
     def __init__(
-        self, purges: Purges, *, entries: int, kept_s: float, clock: Callable[[], float] = time.time
+        self, purges: Purges, *, entries: int, kept_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._purges = purges
         self._entries = entries
         self._kept_s = kept_s
         self._clock = clock
-        self._kept: OrderedDict[Key, tuple[Answer, int, float]] = OrderedDict()
+        self._kept: OrderedDict[Key, Kept] = OrderedDict()
 
-    def get(self, key: Key) -> Answer | None:
-        """Return the answer if it still holds."""
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Key) -> tuple[Kept, State] | None:
+        """Return the answer and how far it holds; None where there is none that may be given out."""
         kept = self._kept.get(key)
         if kept is None:
             return None
-        answer, stamp, until = kept
-        if self._clock() >= until or not self._purges.hold(answer.tags, stamp):
+        now = self._clock()
+        if now >= kept.until or (not self._purges.listening and now - kept.read_at > DEAF_S):
             del self._kept[key]
+            kept.counts.expired += 1
+            return None
+        state = self._state(kept, now)
+        if state is None:
+            del self._kept[key]
+            kept.counts.purged += 1
             return None
         self._kept.move_to_end(key)
-        return answer
+        return kept, state
 
-    def put(self, key: Key, answer: Answer, stamp: int) -> None:
-        """Keep an answer; `stamp` was taken before anything was read for it."""
-        self._kept[key] = (answer, stamp, min(answer.expires_at, self._clock() + self._kept_s))
+    def peek(self, key: Key) -> Kept | None:
+        """Return what is kept under a key, whether it may be given out or not."""
+        return self._kept.get(key)
+
+    def _state(self, kept: Kept, now: float) -> State | None:
+        since = self._purges.unseen_since(kept.answer.tags, kept.stamp)
+        if kept.unseen_since is not None:
+            since = kept.unseen_since if since is None else min(since, kept.unseen_since)
+        if since is None:
+            return "fresh"
+        if now - since <= STALE_S:
+            kept.unseen_since = since  # it never becomes later
+            return "stale"
+        return "late" if now - since < float("inf") else None
+
+    def put(self, key: Key, kept: Kept) -> None:
+        """Keep an answer for as long as it may be kept at all; its stamp was taken before anything was read for it."""
+        kept.until = min(kept.until, self._clock() + self._kept_s)
+        self._kept[key] = kept
         self._kept.move_to_end(key)
         while len(self._kept) > self._entries:
-            self._kept.popitem(last=False)
+            _, dropped = self._kept.popitem(last=False)
+            dropped.counts.evicted += 1

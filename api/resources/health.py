@@ -1,26 +1,47 @@
 """GET /healthz and /readyz: for load balancers and people who look after the service."""
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import msgspec
 from falcon.asgi import Request, Response
 from kombu import Connection
+from msgspec import Struct
 
-from api.cache.shared import Shared
-from api.cache.tags import Purges
+from api.operations import Operation, Operations
+from api.room import Room
+from api.routes import Route
 from db import reads
-from db.engine import DatabaseError, Engines, PoolTimeout
+from db.engine import DatabaseError, PoolTimeout, reading
 from pipeline.messages import broker_errors
 
 PATIENCE_S = 2.0
 
 
+class Liveness(Struct, frozen=True):
+    """An answer at all is what it says."""
+
+    status: Literal["ok"]
+
+
+State = Literal["ok", "down"]
+
+
+class Readiness(Struct, frozen=True, kw_only=True):
+    """What each part of the service can do."""
+
+    status: Literal["ready", "not ready"]
+    database: State
+    cache: State
+    broker: State
+    purge_listener: State
+
+
 class Alive:
     """Says that the process answers, and nothing more."""
 
-    always_open = True
+    operations = Operations(get=Operation(summary="Whether the process answers.", answer=Liveness, always_open=True))
 
     async def on_get(self, req: Request, resp: Response) -> None:
         resp.data = b'{"status":"ok"}'
@@ -32,14 +53,20 @@ class Alive:
 class Ready:
     """Says what each part of the service can do. Only without its database can't it serve; the rest makes it slow."""
 
-    always_open = True
+    operations = Operations(
+        get=Operation(
+            summary="What each part of the service can do; 503 when it can't serve.",
+            answer=Readiness,
+            also=(503,),
+            always_open=True,
+        )
+    )
 
-    def __init__(self, engines: Engines, shared: Shared, purges: Purges, threads: Executor, broker_url: str) -> None:
-        self._engines = engines
-        self._shared = shared
-        self._purges = purges
-        self._threads = threads
-        self._broker_url = broker_url
+    def __init__(self, room: Room) -> None:
+        self._engine = room.engine
+        self._shared = room.shared
+        self._purges = room.purges
+        self._broker_url = room.settings.broker
         self._away: tuple[type[Exception], ...] = (
             TimeoutError,
             DatabaseError,
@@ -49,33 +76,33 @@ class Ready:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         database, broker, cache = await asyncio.gather(
-            self._answers(self._ask_database, self._threads),
-            self._answers(self._ask_broker, None),
+            self._answers(self._ask_database),
+            self._answers(self._ask_broker),
             self._shared.alive(),
         )
-        states = {
-            "status": "ready" if database else "not ready",
-            "database": _word(database),
-            "cache": _word(cache),
-            "broker": _word(broker),
-            "purge_listener": _word(self._purges.listening),
-        }
+        states = Readiness(
+            status="ready" if database else "not ready",
+            database=_word(database),
+            cache=_word(cache),
+            broker=_word(broker),
+            purge_listener=_word(self._purges.listening),
+        )
         resp.status = 200 if database else 503
         resp.data = msgspec.json.encode(states)
         resp.set_header("Cache-Control", "no-store")
 
     on_head = on_get
 
-    async def _answers(self, ask: Callable[[], None], threads: Executor | None) -> bool:
-        loop = asyncio.get_running_loop()
+    async def _answers(self, ask: Callable[[], None]) -> bool:
+        # Not in the threads of the reads: where those wait, hits are given out all the same.
         try:
-            await asyncio.wait_for(loop.run_in_executor(threads, ask), PATIENCE_S)
+            await asyncio.wait_for(asyncio.to_thread(ask), PATIENCE_S)
         except self._away:
             return False
         return True
 
     def _ask_database(self) -> None:
-        with self._engines.reading() as conn:
+        with reading(self._engine) as conn:
             reads.alive(conn)
 
     def _ask_broker(self) -> None:
@@ -83,5 +110,10 @@ class Ready:
             connection.ensure_connection(max_retries=1, timeout=PATIENCE_S)
 
 
-def _word(well: bool) -> str:
+def _word(well: bool) -> State:
     return "ok" if well else "down"
+
+
+def routes(room: Room) -> Iterator[Route]:
+    yield "/healthz", Alive()
+    yield "/readyz", Ready(room)

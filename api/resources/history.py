@@ -1,33 +1,25 @@
 """GET /api/history/{platform}/{handle}: one account's numbers as columns, every day of the range present."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
-from itertools import groupby
 
 import msgspec
 from falcon.asgi import Request, Response
 from msgspec import Struct
 
 from api.cache.entries import Content
-from api.cached import Cached
-from api.resources.lists import picked
-from api.resources.naming import find_account
+from api.lists import picked
+from api.naming import find_account, tags_of
+from api.operations import Operation, Operations
+from api.room import Room
+from api.routes import Route
 from api.schemas import HistoryQuery, Interval, chosen_fields, parse
-from db import reads, tags
-from db.engine import Engines
+from db import gaps, reads, tags
+from db.engine import Connection
+from db.gaps import Gap
 from db.reads import AccountStanding, Clock, Day
-from pipeline.platforms import Platform
 
 TTL_S = 600
-
-
-class Gap(Struct, frozen=True, rename={"first": "from", "last": "to"}):
-    """Days in a row without a reading."""
-
-    first: date
-    last: date
-    reason: str
 
 
 class Annotation(Struct, frozen=True, rename={"first": "from", "last": "to"}):
@@ -58,26 +50,36 @@ class History(Struct, frozen=True, kw_only=True):
 class AccountHistory:
     """One account's history by any handle it has had."""
 
-    def __init__(
-        self, cached: Cached, engines: Engines, platforms: Mapping[str, Platform], *, stale_after_s: float
-    ) -> None:
-        self._cached = cached
-        self._engines = engines
-        self._platforms = platforms
-        self._stale_after_s = stale_after_s
+    operations = Operations(
+        get=Operation(
+            summary="One account's numbers as columns, every day of the range present.",
+            query=HistoryQuery,
+            answer=History,
+            kept_s=TTL_S,
+        )
+    )
+
+    def __init__(self, room: Room) -> None:
+        self._cached = room.cached
+        self._platforms = room.platforms
+        self._stale_after = room.stale_after
 
     async def on_get(self, req: Request, resp: Response, platform: str, handle: str) -> None:
         query = parse(req.context.params, HistoryQuery)
         names = chosen_fields(query.fields, History)
         now = datetime.now(UTC)
         first, last = query.span(now.date())
-        read = partial(self._read, platform, handle, first, last, query.interval, names, now)
+
+        def read(conn: Connection) -> Content:
+            return self._read(conn, platform, handle, first, last, query.interval, names, now)
+
         await self._cached.give(req, resp, ttl_s=TTL_S, read=read)
 
     on_head = on_get
 
     def _read(
         self,
+        conn: Connection,
         platform: str,
         handle: str,
         first: date,
@@ -86,29 +88,60 @@ class AccountHistory:
         names: tuple[str, ...] | None,
         now: datetime,
     ) -> Content:
-        with self._engines.reading() as conn:
-            account = find_account(conn, self._platforms, platform, handle, Clock(now, self._stale_after_s))
-            key = account.account_key
-            days = reads.days(conn, key, first, last)
-            known = reads.first_and_last_day(conn, key)
-            notes = reads.notes(conn, key, account.org_name, first, last)
-        dates, newest = columns(days, first, last, interval)
-        history = History(
-            account=account,
-            dates=dates,
-            followers=[None if day is None else day.followers for day in newest],
-            following=[None if day is None else day.following for day in newest],
-            posts=[None if day is None else day.posts for day in newest],
-            engagement=[None if day is None else day.engagement for day in newest],
-            not_offered=self._platforms[account.platform].not_offered.reasons,
-            gaps=gaps(days, first, min(last, now.date()), known, account),
-            annotations=[Annotation(note.from_date, note.to_date, note.note) for note in notes],
+        account = find_account(conn, self._platforms, platform, handle, Clock(now, self._stale_after))
+        not_offered = self._platforms[account.platform].not_offered.reasons
+        history = read_history(
+            conn,
+            account,
+            (first, last),
+            interval,
+            not_offered=not_offered,
+            clock=Clock(now, self._stale_after),
         )
         return Content(
             body=msgspec.json.encode(picked(history, names)),
-            tags=frozenset({tags.account(key)}),
+            tags=tags_of(account, handle) | {tags.standing(account.platform), tags.ANNOTATIONS},
             modified_at=account.last_attempt_at,
         )
+
+
+def routes(room: Room) -> Iterator[Route]:
+    yield "/api/history/{platform}/{handle:path}", AccountHistory(room)
+
+
+def read_history(
+    conn: Connection,
+    account: AccountStanding,
+    span: tuple[date, date],
+    interval: Interval,
+    *,
+    not_offered: dict[str, str],
+    clock: Clock,
+) -> History:
+    """Return an account's columns between two days, both included, with why days have no number."""
+    first, last = span
+    key, today = account.account_key, clock.now.date()
+    days = reads.days(conn, key, first, last)
+    dates, newest = columns(days, first, last, interval)
+    notes = reads.notes(conn, key, account.org_name, first, last)
+    return History(
+        account=account,
+        dates=dates,
+        followers=[None if day is None else day.followers for day in newest],
+        following=[None if day is None else day.following for day in newest],
+        posts=[None if day is None else day.posts for day in newest],
+        engagement=[None if day is None else day.engagement for day in newest],
+        not_offered=not_offered,
+        gaps=gaps.of_account(
+            conn,
+            key,
+            missing_days(days, first, min(last, today)),
+            held={day.snapshot_date for day in days if day.is_held},
+            today=today,
+            interval_s=account.read_interval_s or clock.stale_after.interval_of(account.platform),
+        ),
+        annotations=[Annotation(note.from_date, note.to_date, note.note) for note in notes],
+    )
 
 
 def columns(days: Sequence[Day], first: date, last: date, interval: Interval) -> tuple[list[date], list[Day | None]]:
@@ -124,36 +157,11 @@ def columns(days: Sequence[Day], first: date, last: date, interval: Interval) ->
         return max(first, day.replace(day=1)) if interval == "month" else day
 
     newest = {start(day.snapshot_date): day for day in days if not day.is_held}
-    dates = list(dict.fromkeys(start(day) for day in _each_day(first, last)))
+    dates = list(dict.fromkeys(start(day) for day in gaps.each_day(first, last)))
     return dates, [newest.get(day) for day in dates]
 
 
-def gaps(
-    days: Sequence[Day], first: date, last: date, known: tuple[date, date] | None, account: AccountStanding
-) -> list[Gap]:
-    """Return the runs of days without a reading to show, and why: what is known of it today, and no more.
-
-    `known` are the days of the account's oldest and newest reading ever.
-    """
-
-    def reason(day: date) -> str:
-        if day in held:
-            return "held: a suspicious reading that no second one has confirmed"
-        if known is None or day > known[1]:
-            return account.reason or ("paused" if account.status == "paused" else "not read yet")
-        return "before the first reading" if day < known[0] else "no reading on this day"
-
+def missing_days(days: Sequence[Day], first: date, last: date) -> list[date]:
+    """Return the days of a range that have no accepted reading."""
     read = {day.snapshot_date for day in days if not day.is_held}
-    held = {day.snapshot_date for day in days if day.is_held}
-    missing = [(day, reason(day)) for day in _each_day(first, last) if day not in read]
-    # Days in a row keep their distance from their place in the list.
-    runs = groupby(enumerate(missing), key=lambda item: (item[1][0].toordinal() - item[0], item[1][1]))
-    found = []
-    for (_, why), run in runs:
-        run_days = [day for _, (day, _) in run]
-        found.append(Gap(run_days[0], run_days[-1], why))
-    return found
-
-
-def _each_day(first: date, last: date) -> Iterator[date]:
-    return (first + timedelta(days=n) for n in range((last - first).days + 1))
+    return [day for day in gaps.each_day(first, last) if day not in read]

@@ -1,20 +1,24 @@
-"""GET /api/jobs/{job_id}: what became of wanted work."""
+"""GET /api/jobs and /api/jobs/{job_id}: what became of wanted work. Read on the primary, which knows a new job at once."""
 
-import asyncio
 import re
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import msgspec
 from falcon.asgi import Request, Response
 from msgspec import Struct
 
+from api.cache.entries import Content
+from api.fresh import give_fresh
+from api.lists import Ask, ListResource, Opened, listing, picked
+from api.operations import Operation, Operations
 from api.problems import Problem
-from api.resources.lists import picked
-from api.schemas import ObjectQuery, chosen_fields, parse
-from db import reads
-from db.engine import Engines
+from api.room import Room
+from api.routes import Route
+from api.schemas import JobsQuery, ObjectQuery, chosen_fields, parse
+from db import jobs, reads
+from db.engine import Connection
+from db.jobs import Shown, Which
 from db.reads import JobAccount, JobReport
 from db.rows import JobState, Kind
 from pipeline.lanes import queue_name
@@ -37,31 +41,54 @@ class JobAnswer(Struct, frozen=True, kw_only=True):
     accounts: Sequence[JobAccount]
 
 
+class Jobs(ListResource[JobsQuery]):
+    """The jobs that are kept, newest first."""
+
+    query, rows = JobsQuery, Shown
+    operations = listing("Jobs, newest first.", query, rows)
+    sortable = jobs.SORTABLE
+    ttl_s = None
+
+    def open(self, conn: Connection, ask: Ask[JobsQuery]) -> Opened:
+        asked = ask.query
+        which = Which(platform=asked.platform, kind=asked.kind, lane=asked.lane, state=asked.state)
+        return Opened(
+            part=lambda window: jobs.part(conn, ask.names, which, asked.order, window),
+            total=jobs.count(conn, which),
+            as_of=ask.clock.now,
+            deepest=jobs.MOST_COUNTED,
+        )
+
+
 class OneJob:
     """A job as it stands now: never cached, since people wait for it."""
 
-    def __init__(self, engines: Engines, threads: Executor) -> None:
-        self._engines = engines
-        self._threads = threads
+    operations = Operations(
+        get=Operation(summary="A job and what became of each account.", query=ObjectQuery, answer=JobAnswer)
+    )
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
 
     async def on_get(self, req: Request, resp: Response, job_id: str) -> None:
         names = chosen_fields(parse(req.context.params, ObjectQuery).fields, JobAnswer)
-        job = None
-        if _JOB_ID.fullmatch(job_id):
-            job = await asyncio.get_running_loop().run_in_executor(self._threads, self._read, job_id)
-        if job is None:
-            raise Problem(404, f"There is no job {job_id[:80]}; finished ones are kept for a time only.")
-        resp.data = msgspec.json.encode(picked(_answer(job), names))
-        resp.set_header("Cache-Control", "no-store")
+
+        def read(conn: Connection) -> Content:
+            job = reads.job(conn, job_id) if _JOB_ID.fullmatch(job_id) else None
+            if job is None:
+                raise Problem(404, f"There is no job {job_id[:80]}; finished ones are kept for a time only.")
+            return Content(body=msgspec.json.encode(picked(_answer(job), names)), tags=frozenset(), modified_at=None)
+
+        await give_fresh(self._room, req, resp, read=read)
 
     on_head = on_get
-
-    def _read(self, job_id: str) -> JobReport | None:
-        # On the primary: a job just asked for may not have reached a replica.
-        with self._engines.transaction() as conn:
-            return reads.job(conn, job_id)
 
 
 def _answer(job: JobReport) -> JobAnswer:
     said = msgspec.structs.asdict(job)
     return JobAnswer(queue=queue_name(job.platform, said.pop("lane")), **said)
+
+
+def routes(room: Room) -> Iterator[Route]:
+    yield "/api/jobs", Jobs(room)
+    yield "/api/jobs/{job_id}", OneJob(room)

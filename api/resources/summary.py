@@ -1,36 +1,25 @@
 """GET /api/summary: every account with its newest reading."""
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator
 
-from falcon.asgi import Request, Response
-
-from api.cached import Cached
-from api.resources.lists import read_list
-from api.schemas import SummaryQuery, parse_list
-from db import reads
-from db.engine import Engines
+from api.lists import AccountList, listing
+from api.room import Room
+from api.routes import Route
+from api.schemas import SummaryQuery
+from db import reads, tags
 from db.reads import AccountSummary
 
-TTL_S = 300
 
-
-class Summary:
+class Summary(AccountList[SummaryQuery]):
     """The newest numbers of all accounts; one never read is among them, its numbers null."""
 
-    def __init__(
-        self, cached: Cached, engines: Engines, platforms: Mapping[str, object], *, stale_after_s: float
-    ) -> None:
-        self._cached = cached
-        self._platforms = platforms
-        self._read = partial(
-            read_list, engines, of="summary", rows=reads.summary, row_type=AccountSummary, stale_after_s=stale_after_s
-        )
+    query, rows = SummaryQuery, AccountSummary
+    operations = listing("Every account with its newest reading.", query, rows)
+    sortable = reads.SORTABLE["summary"]
+    of: reads.ListName = "summary"
+    tag = tags.SUMMARY
+    ttl_s = 300
 
-    async def on_get(self, req: Request, resp: Response) -> None:
-        params = req.context.params
-        query = parse_list(params, SummaryQuery, "summary", self._platforms)
-        read = partial(self._read, query=query, path=req.path, params=params)
-        await self._cached.give(req, resp, ttl_s=TTL_S, read=read)
 
-    on_head = on_get
+def routes(room: Room) -> Iterator[Route]:
+    yield "/api/summary", Summary(room)

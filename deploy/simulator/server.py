@@ -21,10 +21,15 @@ _POLL_S = 0.05  # how soon `stop` is seen
 
 
 class Simulator:
-    """A running simulator. `port` 0 takes a free one; `url` is the address it then has."""
+    """A running simulator. `port` 0 takes a free one; `url` is the address it then has.
 
-    def __init__(self, port: int = 0, *, host: str = "127.0.0.1", seed: int = 1) -> None:
-        self._server = _Server((host, port), Simulation(seed))
+    `simulation` answers in the place of the ordinary one of this seed.
+    """
+
+    def __init__(
+        self, port: int = 0, *, host: str = "127.0.0.1", seed: int = 1, simulation: Simulation | None = None
+    ) -> None:
+        self._server = _Server((host, port), simulation or Simulation(seed))
         self._thread = Thread(target=self._server.serve_forever, args=(_POLL_S,), name="simulator", daemon=True)
 
     @property

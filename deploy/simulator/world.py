@@ -130,8 +130,7 @@ class Account:
         published_at = self.created_at + timedelta(milliseconds=self._published_ms(index))
         digest = blake2b(f"post/{index}".encode(), key=self._digest, digest_size=12).digest()
         luck, spread, salt = struct.unpack("<3I", digest)
-        age_days = max(0.0, (at - published_at).total_seconds() / _DAY_S)
-        reached = self._audience * 10 ** (1.4 * luck / 2**32 - 3.2) * -math.expm1(-age_days / _SETTLES_DAYS)
+        gathered = self._audience * 10 ** (1.4 * luck / 2**32 - 3.2) * reached(published_at, at)
         share = spread / 2**32
         return Post(
             index=index,
@@ -139,10 +138,10 @@ class Account:
             kind=_kind(salt % 100),
             text=_TEXTS[spread % len(_TEXTS)],
             has_media=spread % 3 == 0,
-            likes=int(reached),
-            comments=int(reached * (0.02 + 0.1 * share)),
-            shares=int(reached * (0.25 - 0.2 * share)),
-            views=int(reached * (20 + 40 * share)),
+            likes=int(gathered),
+            comments=int(gathered * (0.02 + 0.1 * share)),
+            shares=int(gathered * (0.25 - 0.2 * share)),
+            views=int(gathered * (20 + 40 * share)),
             salt=salt,
         )
 
@@ -192,6 +191,12 @@ class Snowflake:
         """Return the last millisecond before a post of this id (of at most 19 digits)."""
         elapsed_ms = (post_id >> self._bits) + self._epoch_ms - 1
         return _EPOCH + timedelta(milliseconds=elapsed_ms)
+
+
+def reached(published_at: datetime, at: datetime) -> float:
+    """Return which share of what a post will ever gather has come by then."""
+    age_days = max(0.0, (at - published_at).total_seconds() / _DAY_S)
+    return -math.expm1(-age_days / _SETTLES_DAYS)
 
 
 def iso(moment: datetime) -> str:

@@ -70,6 +70,13 @@ def test_a_number_that_is_declared_as_not_offered_is_never_told(name: str) -> No
     assert {number for number in told(name) if getattr(not_offered, number) is not None} == set()
 
 
+@pytest.mark.parametrize("name", [name for name, kind in playback.CALLS if kind == "posts"])
+def test_each_number_of_a_post_is_told_or_declared_as_lacking(name: str) -> None:
+    numbers = {"likes", "comments", "shares", "views"}
+    told = {key for one in playback.load() if one.platform == name for post in one.posts or () for key in post}
+    assert numbers - told == set(READERS[name].post_lacks)
+
+
 # Credentials
 
 

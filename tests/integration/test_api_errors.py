@@ -12,7 +12,7 @@ import pytest
 
 from db import keys
 from db.engine import Engine, transaction
-from tests.serving import Gunicorn, add_account, gunicorn
+from tests.serving import Gunicorn, add_account, gunicorn, wait_for
 
 GET = [
     ("/api/nothing", 404),
@@ -34,7 +34,47 @@ GET = [
     ("/api/summary?q=%F0%9F%A6%84", 200),
     ("/api/summary?org=%ED%A0%80", 400),
     ("/api/summary?colour=red", 400),
-    ("/api/summary?format=csv", 400),
+    ("/api/summary?format=csv", 200),
+    ("/api/summary?format=CSV", 400),
+    ("/api/summary?format=xlsx", 400),
+    ("/api/summary?format=", 400),
+    ("/api/accounts/x/agency?format=csv", 400),
+    ("/api/history/x/agency?format=csv", 400),
+    ("/api/grid", 200),
+    ("/api/grid?per_page=1001", 400),
+    ("/api/grid?sort=followers", 400),
+    ("/api/grid?from=2026-02-30", 400),
+    ("/api/grid?from=1900-01-01", 400),
+    ("/api/grid?from=2026-03-02&to=2026-03-01", 400),
+    ("/api/grid?page=2", 400),
+    ("/api/grid?cursor=abc", 400),
+    # ["snapshot_date", true, "2026-03-02", 99999999999999999999]
+    ("/api/grid?cursor=WyJzbmFwc2hvdF9kYXRlIix0cnVlLCIyMDI2LTAzLTAyIiw5OTk5OTk5OTk5OTk5OTk5OTk5OV0", 400),
+    # ["snapshot_date", true, "0001-01-01", 7]
+    ("/api/grid?cursor=WyJzbmFwc2hvdF9kYXRlIix0cnVlLCIwMDAxLTAxLTAxIiw3XQ", 200),
+    ("/api/movers", 200),
+    ("/api/movers?days=2", 400),
+    ("/api/movers?by=size", 400),
+    ("/api/movers?per_page=501", 400),
+    ("/api/movers?page=1", 400),
+    ("/api/movers?platform=orkut", 400),
+    ("/api/posts/x/agency", 200),
+    ("/api/posts/x/nobody", 404),
+    ("/api/posts/x/%00", 404),
+    ("/api/posts/orkut/agency", 400),
+    ("/api/posts/x/agency?sort=text", 400),
+    ("/api/posts/x/agency?per_page=501", 400),
+    ("/api/posts/x/agency?platform=x", 400),
+    ("/api/jobs", 200),
+    ("/api/jobs/", 404),
+    ("/api/jobs?platform=orkut", 400),
+    ("/api/jobs?lane=fast", 400),
+    ("/api/jobs?state=done", 400),
+    ("/api/jobs?kind=followers", 400),
+    ("/api/jobs?page=1000000000", 400),
+    # ["created_at", true, "2026-03-02T12:00:00Z", "no id"]
+    ("/api/jobs?cursor=WyJjcmVhdGVkX2F0Iix0cnVlLCIyMDI2LTAzLTAyVDEyOjAwOjAwWiIsIm5vIGlkIl0", 400),
+    ("/api/totals?format=xml", 400),
     ("/api/summary?page=1&page=1", 400),
     ("/api/summary?platform=orkut", 400),
     ("/api/summary?status=alive", 400),
@@ -72,8 +112,9 @@ GET = [
     ("/api/jobs/00000000-0000-0000-0000-000000000000", 404),
     ("/api/jobs/00000000-0000-0000-0000-000000000000?x=1", 400),
     ("/api/refresh", 405),
-    ("/?page=0", 400),
-    ("/?sort=bio", 400),
+    ("/?page=1", 400),
+    ("/accounts?page=0", 400),
+    ("/accounts?sort=bio", 400),
     ("/?utm_source=mail", 400),
 ]
 RAW = [
@@ -83,6 +124,8 @@ RAW = [
     b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n",
     b'GET /api/summary HTTP/1.1\r\nHost: a\r\nAccept-Encoding: \xff\r\nIf-None-Match: \xff"\r\n\r\n',
     b"GET /api/summary HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer \xff\xfe\r\nX-Request-ID: \xff\r\n\r\n",
+    b"GET /api/summary HTTP/1.1\r\nHost: a\r\nAccept: \xff/\xfe;q=\xfd, text/csv;q=9\r\n\r\n",
+    b"GET /api/jobs HTTP/1.1\r\nHost: a\r\nAccept: " + b"text/csv;q=0.1, " * 400 + b"\r\n\r\n",
     b"GET /api/summary HTTP/1.1\r\nHost: a\r\nContent-Length: abc\r\n\r\n",
     b"GET /api/summary HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
     b"GET /api/summary HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
@@ -148,7 +191,12 @@ def _exchange(port: int, request: bytes) -> bytes:
 
 def test_each_request_has_its_closing_line_without_its_query(server: Gunicorn, tmp_path: Path) -> None:
     server.get("/api/summary?q=confidential", X_Request_ID="trace-7")
-    lines = [line for line in (tmp_path / "api.log").read_text().splitlines() if "trace-7" in line]
+
+    def lines_of_it() -> list[str]:
+        return [line for line in (tmp_path / "api.log").read_text().splitlines() if "trace-7" in line]
+
+    wait_for(lines_of_it, "the line")
+    lines = lines_of_it()
     assert len(lines) == 1
     for part in ("method=GET", "path=/api/summary", "status=200", "cache=miss", "duration_ms="):
         assert part in lines[0]

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +13,12 @@ from structlog.testing import capture_logs
 from db import keys
 from db.engine import Engine, reading, transaction
 from db.models import scrape_job
-from deploy.embedded import start_redis
 from pipeline.app import make_celery
 from pipeline.plan import Planner
+from pipeline.settings import Settings
+from pipeline.slots import Slots
 from tests import fakes
+from tests.brokers import Broker, received
 from tests.serving import InProcess, add_account, in_process, purger
 
 
@@ -25,6 +26,11 @@ from tests.serving import InProcess, add_account, in_process, purger
 def api(database_url: str, redis_url: str) -> Iterator[InProcess]:
     with in_process(fakes.settings(database_url, redis_url, SIMULATOR_URL="http://127.0.0.1:9")) as api:
         yield api
+
+
+@pytest.fixture
+def found(database_url: str, redis_url: str, broker: Broker) -> Settings:
+    return fakes.settings(database_url, redis_url, BROKER_URL=broker.url, SIMULATOR_URL="http://127.0.0.1:9")
 
 
 @pytest.fixture
@@ -44,8 +50,13 @@ def enqueued(engine: Engine) -> list[Any]:
 
 
 def test_a_refresh_reaches_the_user_requested_queue(
-    api: InProcess, engine: Engine, redis_url: str, token: str
+    found: Settings, engine: Engine, broker: Broker, token: str
 ) -> None:
+    with in_process(found) as api:
+        _reaches_the_user_requested_queue(api, engine, broker, token)
+
+
+def _reaches_the_user_requested_queue(api: InProcess, engine: Engine, broker: Broker, token: str) -> None:
     with transaction(engine) as conn:
         add_account(conn, "x/one", external_id="1")
         add_account(conn, "x/two", external_id="2")
@@ -60,8 +71,7 @@ def test_a_refresh_reaches_the_user_requested_queue(
     ]
     assert answer.headers["location"] == href
     assert api.get(href).json["state"] == "queued"
-    with redis.Redis.from_url(redis_url) as client:
-        assert client.llen("x.user_requested") == 1
+    assert broker.waiting("x.user_requested") == 1
 
     again = refresh(api, token, ["x/one"])
     assert again.json["jobs"][0]["job_id"] == job_id, "it is on its way already"
@@ -158,7 +168,7 @@ def test_a_key_with_the_right_scope_is_needed(api: InProcess, engine: Engine, to
         (b'{"accounts": [""]}', 400),
         (b'{"accounts": ["one"]}', 400),
         (b'{"accounts": ["orkut/one"]}', 400),
-        (b'{"accounts": ["x/one\\u0000"]}', 400),
+        (b'{"accounts": ["x/one\\u0000"]}', 404),
         (b'{"accounts": ["x/one\\ud800"]}', 400),
         (b'{"accounts": ["x/"]}', 404),
         (b'{"accounts": ["x/one/two"]}', 404),
@@ -180,19 +190,16 @@ def test_a_body_that_is_not_as_documented_is_refused(
 
 @pytest.mark.parametrize("used_before", [False, True], ids=["unconnected", "connected before"])
 def test_a_refresh_without_its_broker_is_kept_and_goes_out_when_its_lease_ends(
-    database_url: str, engine: Engine, token: str, tmp_path: Path, used_before: bool
+    found: Settings, engine: Engine, token: str, redis_url: str, broker: Broker, used_before: bool
 ) -> None:
     with transaction(engine) as conn:
         add_account(conn, "x/one", external_id="1")
         add_account(conn, "x/two", external_id="2")
-    folder = tmp_path / "redis"
-    server = start_redis(folder)
-    settings = fakes.settings(database_url, server.url, SIMULATOR_URL="http://127.0.0.1:9")
-    with in_process(settings) as api:
+    with in_process(found) as api:
         api.wait_until_it_hears_purges()
         if used_before:
             assert refresh(api, token, ["x/two"]).status_code == 202
-        server.stop()
+        broker.stop()
         with capture_logs() as logged:
             answer = refresh(api, token, ["x/one"])
             again = refresh(api, token, ["x/one"])
@@ -200,13 +207,9 @@ def test_a_refresh_without_its_broker_is_kept_and_goes_out_when_its_lease_ends(
         assert again.json == answer.json, "it waits already"
         assert [line["log_level"] for line in logged if line["event"] == "broker_unreachable"] == ["warning"]
     (job,) = answer.json["jobs"]
-    server = start_redis(folder)
-    try:
-        with redis.Redis.from_url(server.url) as client:
-            client.flushall()
-            planner = Planner(settings, engine, make_celery(settings), purger(settings))
-            planner.tick(datetime.now(UTC) + timedelta(seconds=settings.job_lease_s + 1))
-            sent = [json.loads(message)["headers"]["id"] for message in client.lrange("x.user_requested", 0, -1)]
-            assert job["job_id"] in sent
-    finally:
-        server.stop()
+    broker.start()
+    celery = make_celery(found)
+    with redis.Redis.from_url(redis_url) as client:
+        planner = Planner(found, engine, celery, purger(found), Slots(client))
+        planner.tick(datetime.now(UTC) + timedelta(seconds=found.job_lease_s + 1))
+    assert job["job_id"] in received(celery, "user_requested", broker.waiting("x.user_requested"))

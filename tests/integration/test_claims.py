@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from db import claims, writes
+from db import claims, explained, writes
 from db.claims import Requested
 from db.engine import Connection, Engine, reading, transaction
 from db.rows import Job
@@ -84,6 +84,23 @@ def test_a_claimed_job_carries_its_accounts_and_stands_in_the_database(engine: E
     assert state.job_id == uuid.UUID(job.job_id)
 
 
+def test_several_jobs_are_claimed_at_once_the_most_urgent_in_the_first_and_each_full(engine: Engine) -> None:
+    with transaction(engine) as conn:
+        keys = [listed(conn, f"due{n}", now=NOON - timedelta(hours=9 - n))[0] for n in range(7)]
+        ids = [str(uuid.uuid4()) for _ in range(4)]
+        jobs = claims.claim_due(
+            conn,
+            platform="x",
+            kind="profiles",
+            lane="core",
+            batch=3,
+            now=NOON,
+            lease_until=LATER,
+            job_ids=ids,
+        )
+    assert [(job.job_id, _keys(job)) for job in jobs] == [(ids[0], keys[:3]), (ids[1], keys[3:6]), (ids[2], keys[6:])]
+
+
 def test_accounts_that_are_not_due_or_inactive_or_on_their_way_are_not_claimed(engine: Engine) -> None:
     with transaction(engine) as conn:
         listed(conn, "tomorrow", now=NOON + timedelta(days=1))
@@ -98,7 +115,7 @@ def test_an_account_whose_last_attempt_failed_goes_to_the_retry_lane(engine: Eng
         key = listed(conn, "failing")[0]
         _set(conn, key, failures=2)
         assert claimed(conn) is None
-        job = claims.claim_due(
+        (job,) = claims.claim_due(
             conn,
             platform="x",
             kind="profiles",
@@ -106,9 +123,8 @@ def test_an_account_whose_last_attempt_failed_goes_to_the_retry_lane(engine: Eng
             batch=10,
             now=NOON,
             lease_until=LATER,
-            job_id=str(uuid.uuid4()),
+            job_ids=[str(uuid.uuid4())],
         )
-    assert job is not None
     assert (job.lane, job.failures) == ("retry", {key: 2})
 
 
@@ -150,30 +166,130 @@ def test_a_claim_that_is_rolled_back_leaves_its_accounts_due(engine: Engine) -> 
         assert _keys(claimed(conn)) == keys
 
 
-def _entries_read(engine: Engine, **claim: Any) -> int:
-    """Return how many rows of scrape_state a claim reads, kept or passed over."""
+def _plan(engine: Engine, **claim: Any) -> dict[str, Any]:
+    """Return how PostgreSQL carries out a claim, with what it reads; the claim itself is taken back."""
     plans: list[dict[str, Any]] = []
 
     def explained(conn: Connection, _cursor: object, statement: str, values: Any, *_: object) -> None:
         if "SKIP LOCKED" in statement and not statement.startswith("EXPLAIN"):
             with conn.connection.cursor() as cursor:
                 cursor.execute("SAVEPOINT before")
-                cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", values)
+                cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
                 plans.append(cursor.fetchone()[0][0]["Plan"])
                 cursor.execute("ROLLBACK TO before")
 
     event.listen(engine, "before_cursor_execute", explained)
-    with transaction(engine) as conn:
+    with engine.connect() as conn:
         claimed(conn, **claim)
+        conn.rollback()
     event.remove(engine, "before_cursor_execute", explained)
+    return plans[0]
+
+
+def _entries_read(engine: Engine, **claim: Any) -> int:
+    """Return how many rows of scrape_state a claim reads, kept or passed over."""
 
     def scans(plan: dict[str, Any]) -> list[dict[str, Any]]:
         own = [plan] if plan.get("Relation Name") == "scrape_state" and "Scan" in plan["Node Type"] else []
         return own + [scan for part in plan.get("Plans", ()) for scan in scans(part)]
 
-    found = scans(plans[0])
-    assert found, json.dumps(plans)
+    plan = _plan(engine, **claim)
+    found = scans(plan)
+    assert found, json.dumps(plan)
     return sum(scan["Actual Loops"] * (scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0)) for scan in found)
+
+
+def _blocks_read(engine: Engine, **claim: Any) -> int:
+    """Return how many blocks a claim reads, those that were found in memory too."""
+    plan = _plan(engine, **claim)
+    blocks: int = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    return blocks
+
+
+def _fill(engine: Engine, count: int, *, hosts: int = 0, leased: int = 0) -> None:
+    """List many accounts as due, spread over the day before and many hosts or none; so many of them are on their way."""
+    platform, host = ("mastodon", f"'server' || n % {hosts} || '.example'") if hosts else ("x", "''")
+    with transaction(engine) as conn:
+        conn.execute(
+            text(f"""
+                WITH added AS (
+                    INSERT INTO dim_account (platform, host, handle, url)
+                    SELECT '{platform}', {host}, gen_random_uuid()::text, 'https://many.example' FROM generate_series(1, :count) n
+                    RETURNING account_key, platform, host
+                )
+                INSERT INTO scrape_state (account_key, subject, platform, host, kind, next_due_at, job_id)
+                SELECT account_key, 'profile', platform, host, 'profiles',
+                       CAST(:now AS timestamptz) - account_key % 86400 * interval '1 second',
+                       CASE WHEN row_number() OVER () <= :leased THEN gen_random_uuid() END
+                FROM added
+            """),
+            {"count": count, "now": NOON, "leased": leased},
+        )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.execute(text("VACUUM ANALYZE dim_account, scrape_state"))
+
+
+@pytest.mark.parametrize(
+    ("platform", "more"),
+    [("x", {}), ("x", {"leased": 90_000}), ("mastodon", {"hosts": 1}), ("mastodon", {"hosts": 20_000})],
+    ids=["one platform", "most on their way", "all of one host", "of many hosts"],
+)
+def test_a_claim_costs_the_same_however_many_accounts_are_due(
+    engine: Engine, platform: str, more: dict[str, int]
+) -> None:
+    few = {"hosts": 400} if more.get("hosts", 0) > 1 else more | ({"leased": 1_800} if "leased" in more else {})
+    _fill(engine, 2_000, **few)
+    small = _blocks_read(engine, platform=platform, batch=100)
+    _fill(engine, 98_000, **more)
+
+    # An index of fifty times as many entries has one more level.
+    assert _blocks_read(engine, platform=platform, batch=100) <= 1.5 * small + 50
+
+
+def test_claims_do_not_get_dearer_by_what_was_claimed_and_read_before_them(engine: Engine) -> None:
+    _fill(engine, 20_000)
+
+    def sweep(batches: int) -> None:
+        for _ in range(batches):
+            with transaction(engine) as conn:
+                saved(conn, running(conn))
+
+    sweep(1)
+    early = _blocks_read(engine)
+    sweep(100)
+
+    assert _blocks_read(engine) <= 1.5 * early + 50
+
+
+def test_what_is_due_is_told_by_call_and_lane_at_a_price_that_does_not_grow(engine: Engine) -> None:
+    _fill(engine, 20_000)
+    with transaction(engine) as conn:
+        failing = listed(conn, "failing", platform="bluesky")[0]
+        _set(conn, failing, failures=1)
+        listed(conn, "later", platform="youtube", now=NOON + timedelta(minutes=1))
+        listed(conn, "core", platform="tiktok", is_core_account=True)
+        asked: list[claims.Call] = [(name, "profiles") for name in ("x", "bluesky", "youtube", "tiktok", "reddit")]
+
+        assert claims.due(conn, asked, now=NOON) == {
+            ("x", "profiles"): ("core",),
+            ("bluesky", "profiles"): ("retry",),
+            ("tiktok", "profiles"): ("core",),
+        }
+        assert claims.due(conn, [], now=NOON) == {}
+        assert conn.scalar(text("SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'scrape_state'")) == 0
+
+
+def test_how_long_what_is_due_waits_is_told_by_platform_and_lane(engine: Engine) -> None:
+    calls = [("x", "profiles"), ("x", "posts"), ("youtube", "profiles")]
+    with transaction(engine) as conn:
+        listed(conn, "late", now=NOON - timedelta(hours=1), is_core_account=True)
+        failed = listed(conn, "failed", "soon", now=NOON + timedelta(hours=1))[0]
+        _set(conn, failed, failures=2, next_due_at=NOON - timedelta(minutes=5))
+        listed(conn, "paused", platform="youtube", is_active=False)
+        found = claims.overdue_s(conn, calls, now=NOON)
+        assert claims.overdue_s(conn, [], now=NOON) == {}
+    waits = {("x", "core"): 3600.0, ("x", "retry"): 300.0, ("youtube", "core"): 0.0, ("youtube", "retry"): 0.0}
+    assert found == waits
 
 
 def test_what_a_claim_reads_does_not_grow_with_the_table(engine: Engine) -> None:
@@ -328,8 +444,14 @@ def test_a_worker_cannot_give_back_what_is_not_its_own_any_more(engine: Engine) 
         assert claims.release(conn, second, until=LATER)
 
 
-def _expire(conn: Connection, now: Any, *, max_attempts: int = 3, limit: int = 500) -> claims.Expired:
-    return claims.expired(conn, now=now, lease_until=now + LEASE, max_attempts=max_attempts, limit=limit)
+def _expire(conn: Connection, now: Any, *, max_attempts: int = 3, wanted: int = 10) -> claims.Expired:
+    return claims.expired(
+        conn,
+        wanted={("x", "profiles"): wanted},
+        now=now,
+        lease_until=now + LEASE,
+        max_attempts=max_attempts,
+    )
 
 
 def test_a_job_whose_lease_ended_goes_out_again_in_the_retry_lane(engine: Engine) -> None:
@@ -384,13 +506,30 @@ def test_a_job_whose_accounts_were_deleted_ends_too(engine: Engine) -> None:
         assert _row(conn, job).state == "failed"
 
 
+def test_of_jobs_that_only_wait_no_more_come_again_than_wanted_people_s_and_the_oldest_first(engine: Engine) -> None:
+    with transaction(engine) as conn:
+        listed(conn, *"abc")
+        waiting = [claimed(conn, batch=1, now=NOON + timedelta(seconds=n)) for n in range(3)]
+        asked = _ask(conn, listed(conn, "d", now=NOON + timedelta(days=1)), lease_until=LATER + timedelta(seconds=5))
+        now = LATER + timedelta(seconds=10)
+        order = [job.job_id for _ in range(5) for job in _expire(conn, now, wanted=1).again]
+    assert order == [asked.jobs[0].job_id, *(job.job_id for job in waiting if job)]
+
+
+def test_a_job_that_was_begun_comes_again_at_once_even_where_nothing_more_is_wanted(engine: Engine) -> None:
+    with transaction(engine) as conn:
+        listed(conn, "a")
+        job = running(conn)
+        assert [one.job_id for one in _expire(conn, LATER, wanted=0).again] == [job.job_id]
+
+
 def test_expired_jobs_are_given_to_one_planner_and_no_more_than_asked_for(engine: Engine) -> None:
     with transaction(engine) as conn:
         listed(conn, *"abcd")
         for _ in range(4):
             claimed(conn, batch=1)
     with transaction(engine) as first, transaction(engine) as second:
-        mine, others = _expire(first, LATER, limit=3).again, _expire(second, LATER).again
+        mine, others = _expire(first, LATER, wanted=3).again, _expire(second, LATER).again
     assert (len(mine), len(others)) == (3, 1)
     assert {job.job_id for job in mine}.isdisjoint(job.job_id for job in others)
 
@@ -404,17 +543,19 @@ def test_the_backlog_counts_queued_jobs_by_platform_and_kind(engine: Engine) -> 
         claimed(conn, batch=1)
         claimed(conn, kind="resolve")
         assert claims.backlog(conn) == {("x", "profiles"): 2, ("x", "resolve"): 1}
+        assert claims.backlog(conn, leased_at=NOON) == claims.backlog(conn)
+        assert claims.backlog(conn, leased_at=LATER) == {}
 
 
 def test_accounts_of_a_platform_that_cannot_be_read_say_why_once(engine: Engine) -> None:
     with transaction(engine) as conn:
         key = listed(conn, "a")[0]
         listed(conn, "other", platform="bluesky")
-        assert claims.explain(conn, platform="x", result="blocked", reason="needs A_KEY") == 1
-        assert claims.explain(conn, platform="x", result="blocked", reason="needs A_KEY") == 0
+        assert explained.explain(conn, platform="x", result="blocked", reason="needs A_KEY") == 1
+        assert explained.explain(conn, platform="x", result="blocked", reason="needs A_KEY") == 0
         state = _state(conn, key)
         assert (state.result, state.reason, state.next_due_at) == ("blocked", "needs A_KEY", NOON)
-        assert claims.explain(conn, platform="x", result=None, reason="no reader yet") == 1
+        assert explained.explain(conn, platform="x", result=None, reason="no reader yet") == 1
         assert (_state(conn, key).result, _state(conn, key).reason) == (None, "no reader yet")
 
 
@@ -422,7 +563,7 @@ def test_an_account_on_its_way_is_not_explained(engine: Engine) -> None:
     with transaction(engine) as conn:
         listed(conn, "a")
         claimed(conn)
-        assert claims.explain(conn, platform="x", result="blocked", reason="needs A_KEY") == 0
+        assert explained.explain(conn, platform="x", result="blocked", reason="needs A_KEY") == 0
 
 
 def test_an_account_read_before_its_key_was_gone_is_ok_again_with_the_key(engine: Engine) -> None:
@@ -430,11 +571,11 @@ def test_an_account_read_before_its_key_was_gone_is_ok_again_with_the_key(engine
         key = listed(conn, "a")[0]
         saved(conn, job := running(conn), said(job))
         before = _profile_state(conn, key)
-        claims.explain(conn, platform="x", result="blocked", reason="needs A_KEY")
+        explained.explain(conn, platform="x", result="blocked", reason="needs A_KEY")
         assert _profile_state(conn, key).result == "blocked"
-        assert claims.clear_explained(conn, platform="x") == 1
+        assert explained.clear(conn, platform="x") == 1
         assert _profile_state(conn, key) == before
-        assert claims.clear_explained(conn, platform="x") == 0
+        assert explained.clear(conn, platform="x") == 0
 
 
 def test_an_account_whose_last_attempt_failed_is_due_at_once_when_the_key_is_back(engine: Engine) -> None:
@@ -442,8 +583,8 @@ def test_an_account_whose_last_attempt_failed_is_due_at_once_when_the_key_is_bac
         key = listed(conn, "a")[0]
         paused = listed(conn, "paused", is_active=False)[0]
         _set(conn, key, result="gone", failures=3, last_attempt_at=NOON, next_due_at=NOON + timedelta(days=30))
-        claims.explain(conn, platform="x", result="blocked", reason="needs A_KEY")
-        claims.clear_explained(conn, platform="x")
+        explained.explain(conn, platform="x", result="blocked", reason="needs A_KEY")
+        explained.clear(conn, platform="x")
         state = _state(conn, key)
         assert (state.result, state.reason, state.next_due_at, state.failures) == (None, None, NOON, 3)
         assert (
@@ -455,8 +596,8 @@ def test_an_account_whose_last_attempt_failed_is_due_at_once_when_the_key_is_bac
 def test_an_account_that_was_never_read_is_due_as_before_when_the_key_comes(engine: Engine) -> None:
     with transaction(engine) as conn:
         key = listed(conn, "a")[0]
-        claims.explain(conn, platform="x", result="blocked", reason="needs A_KEY")
-        assert claims.clear_explained(conn, platform="x") == 1
+        explained.explain(conn, platform="x", result="blocked", reason="needs A_KEY")
+        assert explained.clear(conn, platform="x") == 1
         state = _state(conn, key)
         assert (state.result, state.reason, state.next_due_at) == (None, None, NOON)
 
@@ -464,10 +605,10 @@ def test_an_account_that_was_never_read_is_due_as_before_when_the_key_comes(engi
 def test_what_an_attempt_said_is_not_taken_for_an_explanation(engine: Engine) -> None:
     with transaction(engine) as conn:
         key = listed(conn, "a")[0]
-        claims.explain(conn, platform="x", result="blocked", reason="needs A_KEY")
+        explained.explain(conn, platform="x", result="blocked", reason="needs A_KEY")
         job = running(conn)
         writes.save(conn, job, nexts=decided(job, "blocked", "A_KEY was refused"), source="live", now=NOON)
-        assert claims.clear_explained(conn, platform="x") == 0
+        assert explained.clear(conn, platform="x") == 0
         assert _state(conn, key).reason == "A_KEY was refused"
 
 

@@ -3,94 +3,22 @@
 import json
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import redis as redis_py
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from db import claims, keys, pauses, writes
-from db.engine import Engine, reading, transaction
-from db.models import dim_account, scrape_job, scrape_state
+from api import access
+from db import keys, pauses
+from db.engine import reading, transaction
+from db.models import dim_account
 from db.pauses import Pause
-from db.rows import Next, Profile
-from pipeline.cli import main
 from pipeline.messages import SEQUENCE_KEY, TAG_KEY
-
-LIST = """url,organization,is_core
-https://x.com/goose,Geese,yes
-https://x.com/gander,Geese,no
-https://pond.example/@duck,Ducks,no
-https://www.flickr.com/photos/swan,Swans,no
-"""
-DEADLINE_S = 20
-
-
-@pytest.fixture
-def environ(database_url: str, redis_url: str) -> Mapping[str, str]:
-    """Return the settings of a process whose platforms are all readable, so that nothing waits for a credential."""
-    given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "SIMULATOR_URL": "http://127.0.0.1:9"}
-    return {**given, "BROKER_URL": "", "X_BEARER_TOKEN": ""}  # whatever the developer has set
-
-
-@pytest.fixture
-def rollcall(environ, tmp_path, monkeypatch, flickr_unread) -> Callable[..., Result]:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, stdin: str | None = None, **more: str) -> Result:
-        result = CliRunner(env={**environ, **more}).invoke(main, arguments, input=stdin)
-        assert isinstance(result.exception, SystemExit | None), result.exception
-        return result
-
-    return run
-
-
-@pytest.fixture
-def listed(rollcall) -> None:
-    assert rollcall("accounts", "import", "-", stdin=LIST).exit_code == 0
-
-
-@pytest.fixture
-def worker(engine: Engine) -> Iterator[None]:
-    """Run a worker's half of every queued job: accounts called `gander` are gone, all others read."""
-    stop = threading.Event()
-    thread = threading.Thread(target=lambda: _work(engine, stop))
-    thread.start()
-    yield
-    stop.set()
-    thread.join()
-
-
-def _work(engine: Engine, stop: threading.Event) -> None:
-    while not stop.wait(0.05):
-        now = datetime.now(UTC)
-        with transaction(engine) as conn:
-            for job_id in conn.execute(scrape_job.select().where(scrape_job.c.state == "queued")).scalars().all():
-                job = claims.take(conn, job_id=job_id, now=now, lease_until=now + timedelta(minutes=1))
-                gone = [a for a in job.accounts if a.handle == "gander"]
-                read = [a for a in job.accounts if a.handle != "gander"]
-                due_at = now + timedelta(days=1)
-                ok = [
-                    Next(account_key=a.account_key, result="ok", reason=None, failures=0, due_at=due_at) for a in read
-                ]
-                lost = [
-                    Next(account_key=a.account_key, result="gone", reason="not found", failures=1, due_at=due_at)
-                    for a in gone
-                ]
-                profiles = [
-                    Profile(account_key=a.account_key, external_id=f"id-{a.handle}", handle=a.handle, followers=7)
-                    for a in read
-                ]
-                writes.save(conn, job, nexts=[*ok, *lost], profiles=profiles, source="simulated", now=now)
-
-
-def lines(result: Result) -> list[list[str]]:
-    return [line.split("\t") for line in result.stdout.splitlines()]
-
+from tests import fakes
+from tests.commands import LIST, lines
+from tests.serving import in_process, wait_for
 
 # accounts
 
@@ -182,135 +110,6 @@ def test_a_list_longer_than_a_page_is_listed_whole(rollcall):
     assert [line[0] for line in lines(rollcall("accounts", "list"))] == [f"x/goose{n}" for n in range(count)]
 
 
-# enqueue
-
-
-@pytest.mark.parametrize("name", ["x/goose", "X/@Goose", "https://twitter.com/goose?lang=en"])
-def test_an_account_asked_for_goes_to_the_user_requested_lane(rollcall, listed, engine, name):
-    result = rollcall("enqueue", name)
-    assert result.exit_code == 0
-    ((account, job_id),) = lines(result)
-    with reading(engine) as conn:
-        job = conn.execute(scrape_job.select().where(scrape_job.c.job_id == job_id)).one()
-    assert (account, job.lane, job.state) == ("x/goose", "user_requested", "queued")
-
-
-def test_an_account_on_its_way_is_answered_with_its_job(rollcall, listed):
-    first, second = (json.loads(rollcall("enqueue", "x/goose", "--json").stdout) for _ in range(2))
-    assert first == second == {"jobs": [{"account": "x/goose", "job_id": first["jobs"][0]["job_id"]}], "left_out": []}
-
-
-def test_an_unknown_account_is_an_error_that_offers_the_nearest(rollcall, listed, engine):
-    result = rollcall("enqueue", "x/gose", "x/goose", "gander", "https://pond.example/@dukc")
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert "x/gose is not in the account list. Did you mean x/goose" in result.stderr
-    assert "Did you mean x/gander" in result.stderr
-    assert "Did you mean mastodon/duck@pond.example" in result.stderr
-    with reading(engine) as conn:
-        assert conn.execute(scrape_job.select()).first() is None
-
-
-def test_an_account_without_a_reader_is_left_out_and_said_so(rollcall, listed):
-    result = rollcall("enqueue", "x/goose", "flickr/swan")
-    assert result.exit_code == 1
-    assert [line[0] for line in lines(result)] == ["x/goose"]
-    assert "Left out, no reader yet: flickr/swan." in result.stderr
-
-
-def test_a_paused_account_is_left_out_and_said_so(rollcall, listed):
-    rollcall("accounts", "import", "-", stdin="url,is_active\nhttps://x.com/goose,no\n")
-    result = rollcall("enqueue", "x/goose")
-    assert result.exit_code == 1
-    assert "Left out, paused: x/goose." in result.stderr
-
-
-def test_groups_of_accounts_can_be_asked_for(rollcall, listed, engine):
-    with transaction(engine) as conn:
-        gander = (
-            dim_account.select().where(dim_account.c.handle == "gander").with_only_columns(dim_account.c.account_key)
-        )
-        conn.execute(
-            scrape_state.update()
-            .where(scrape_state.c.account_key == gander.scalar_subquery())
-            .values(result="failed")
-        )
-    assert [line[0] for line in lines(rollcall("enqueue", "--failed"))] == ["x/gander"]
-    assert [line[0] for line in lines(rollcall("enqueue", "--platform", "mastodon"))] == [
-        "mastodon/duck@pond.example"
-    ]
-    everything = rollcall("enqueue", "--all")
-    assert everything.exit_code == 0
-    assert {line[0] for line in lines(everything)} == {"x/goose", "x/gander", "mastodon/duck@pond.example"}
-    assert "Left out, no reader yet: flickr/swan." in everything.stderr
-
-
-def test_a_dry_run_tells_calls_time_and_cost_and_asks_for_nothing(rollcall, listed, engine):
-    result = rollcall("enqueue", "--all", "--dry-run")
-    assert lines(result) == [
-        ["mastodon", "resolve", "1", "1", "under 1 s", "$0.00"],
-        ["x", "resolve", "2", "1", "under 1 s", "$0.02"],
-    ]
-    with reading(engine) as conn:
-        assert conn.execute(scrape_job.select()).first() is None
-
-
-def test_a_missing_credential_is_named(rollcall, listed):
-    result = rollcall("enqueue", "x/goose", SIMULATOR_URL="")
-    assert result.exit_code == 1
-    assert "Left out, needs X_BEARER_TOKEN: x/goose." in result.stderr
-
-
-def test_without_a_broker_the_job_waits_in_the_database_and_a_line_says_so(rollcall, listed, engine, tmp_path):
-    result = rollcall("enqueue", "x/goose", REDIS_URL=f"unix://{tmp_path}/no.sock", JOB_LEASE_S="90")
-    assert result.exit_code == 0
-    ((account, job_id),) = lines(result)
-    with reading(engine) as conn:
-        job = conn.execute(scrape_job.select()).one()
-    assert (account, job.job_id, job.state) == ("x/goose", job_id, "queued")
-    (said,) = result.stderr.splitlines()
-    assert "The broker can't be reached" in said
-    assert "waits in the database" in said
-    assert "within 1 min 30 s" in said
-
-
-def test_waiting_ends_with_the_result(rollcall, listed, worker):
-    result = rollcall("enqueue", "x/goose", "--wait")
-    assert result.exit_code == 0
-    assert result.stderr == "1 read, 0 failed.\n"
-
-
-def test_waiting_for_an_account_that_fails_fails_and_says_why(rollcall, listed, worker):
-    result = rollcall("enqueue", "--platform", "x", "--wait")
-    assert result.exit_code == 1
-    assert lines(result)[2:] == [["x/gander", "gone", "not found"]]
-    assert result.stderr == "1 read, 1 failed.\n"
-
-
-def test_waiting_in_json_tells_each_result(rollcall, listed, worker):
-    answer = json.loads(rollcall("enqueue", "--platform", "x", "--wait", "--json").stdout)
-    assert {(job["account"], job["result"], job["reason"]) for job in answer["jobs"]} == {
-        ("x/goose", "ok", None),
-        ("x/gander", "gone", "not found"),
-    }
-
-
-def test_waiting_for_a_job_that_was_removed_ends(rollcall, listed, engine):
-    def remove() -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
-            with transaction(engine) as conn:
-                if conn.execute(scrape_job.delete()).rowcount:
-                    return
-
-    remover = threading.Thread(target=remove)
-    remover.start()
-    result = rollcall("enqueue", "x/goose", "--wait")
-    remover.join()
-    assert result.exit_code == 1
-    assert lines(result)[-1] == ["x/goose", "failed", "its job ended without a result"]
-
-
 # status, doctor, demo, keys, db
 
 
@@ -343,62 +142,23 @@ def findings(result: Result) -> dict[str, str]:
     return {finding["what"]: finding["level"] for finding in json.loads(result.stdout)}
 
 
-def test_the_doctor_finds_nothing_wrong_where_nothing_is(rollcall, listed):
-    result = rollcall("doctor", "--json")
-    assert result.exit_code == 0
-    assert findings(result) | {"disk": "ok"} == {
-        "settings": "ok",
-        "database": "ok",
-        "schema": "ok",
-        "clock": "ok",
-        "numbers": "ok",
-        "redis": "ok",
-        "redis keeps": "ok",
-        "flickr": "warn",
-        "mastodon": "ok",
-        "x": "ok",
-        "disk": "ok",
+@pytest.mark.parametrize("fault", ["password", "virtual host"])
+def test_a_broker_that_refuses_is_said_in_a_line_and_what_was_asked_for_is_kept(rollcall, listed, rabbitmq, fault):
+    url = {"password": rabbitmq.url.replace(":guest@", ":s3cret@"), "virtual host": f"{rabbitmq.url[:-1]}nowhere"}[
+        fault
+    ]
+
+    answers = {
+        " ".join(command): rollcall(*command, BROKER_URL=url)
+        for command in (("doctor",), ("drain",), ("enqueue", "x/goose"), ("jobs", "cancel", "--queued"))
     }
 
-
-def test_the_doctor_names_missing_credentials_and_faulty_addresses(rollcall, listed):
-    result = rollcall("doctor", SIMULATOR_URL="", MASTODON_BASE_URL="pond")
-    assert result.exit_code == 1
-    assert ["warn", "x", "2 accounts waiting for a credential", "set X_BEARER_TOKEN"] in lines(result)
-    assert [
-        "fail",
-        "mastodon",
-        "MASTODON_BASE_URL is not an address",
-        "write MASTODON_BASE_URL as https://host",
-    ] in lines(result)
-
-
-def test_the_doctor_sees_simulated_numbers_in_the_way_of_live_ones(rollcall, listed, worker):
-    rollcall("enqueue", "x/goose", "--wait")
-    assert findings(rollcall("doctor", "--json"))["numbers"] == "ok"
-    live = rollcall("doctor", SIMULATOR_URL="")
-    assert live.exit_code == 1
-    assert "run `rollcall demo clear`" in live.stdout
-
-
-def test_the_doctor_sees_a_redis_that_forgets(rollcall, listed, redis_url):
-    with redis_py.Redis.from_url(redis_url) as redis:
-        before = {name: redis.config_get(name)[name] for name in ("appendonly", "maxmemory-policy")}
-        try:
-            redis.config_set("appendonly", "no")
-            redis.config_set("maxmemory-policy", "allkeys-lru")
-            found = rollcall("doctor")
-        finally:
-            for name, value in before.items():
-                redis.config_set(name, value)
-    assert found.exit_code == 0
-    assert sum(line[:2] == ["warn", "redis keeps"] for line in lines(found)) == 2
-
-
-def test_the_doctor_sees_a_broker_that_is_away(rollcall, listed):
-    result = rollcall("doctor", BROKER_URL="redis://127.0.0.1:1/0")
-    assert result.exit_code == 1
-    assert "BROKER_URL" in result.stdout
+    # Each is one line, not a traceback: click's runner would hold the exception.
+    assert all(isinstance(one.exception, SystemExit | None) for one in answers.values()), answers
+    assert [one.exit_code for one in answers.values()] == [1, 1, 0, 0]
+    assert "the broker refuses" in answers["enqueue x/goose"].stderr
+    assert len(lines(answers["jobs cancel --queued"])) == 1
+    assert "s3cret" not in "".join(one.output for one in answers.values())
 
 
 def test_a_database_without_a_schema_is_told_how_to_get_one(rollcall, engine, database_url):
@@ -446,6 +206,28 @@ def test_a_key_is_shown_once_works_and_can_be_revoked(rollcall, engine):
     assert rollcall("keys", "revoke", key.key_id).exit_code == 2
     with reading(engine) as conn:
         assert keys.find(conn, token) is None
+
+
+def test_a_key_without_a_scope_reads_and_one_that_is_revoked_ends_at_once(
+    rollcall, database_url, redis_url, monkeypatch
+):
+    monkeypatch.setattr(access, "REMEMBERED_S", 3600.0)
+    token = rollcall("keys", "create", "--name", "board").stdout.strip()
+    mine = {"Authorization": f"Bearer {token}"}
+    with in_process(fakes.settings(database_url, redis_url, API_REQUIRE_KEY="true")) as api:
+        api.wait_until_it_hears_purges()
+        assert api.get("/api/summary", **mine).status_code == 200
+        assert api.ask("POST", "/api/refresh", **mine).status_code == 403
+        assert rollcall("keys", "revoke", token.split("_")[1]).exit_code == 0
+        wait_for(lambda: api.get("/api/summary", **mine).status_code == 401, "the key's end", within_s=5)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x1b[2J", "a" * 101])
+def test_a_key_has_a_name_that_a_log_can_show(rollcall, engine, name):
+    refused = rollcall("keys", "create", "--name", name)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    with reading(engine) as conn:
+        assert keys.list_keys(conn) == []
 
 
 def test_the_installed_command_is_plain_in_a_pipe(environ, listed, tmp_path):

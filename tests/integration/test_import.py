@@ -13,9 +13,10 @@ from db import accounts as known_accounts
 from db.engine import Engine, reading, transaction
 from db.models import account_handle, dim_account, scrape_state
 from pipeline import accounts
-from pipeline.account_file import NotAList
-from pipeline.accounts import Change, Report
+from pipeline.account_file import NotAList, TooLong
+from pipeline.accounts import Change, Otherwise, Report
 from tests.fakes import NOON
+from tests.serving import add_account
 
 LATER = NOON + timedelta(hours=1)
 
@@ -65,7 +66,7 @@ def test_a_new_account_is_due_at_once_with_its_handle_and_facts(engine):
     )
     goose = accounts_by_handle(engine)["Goose"]
     state = states(engine)["Goose"]
-    assert report.tags == {"accounts", "summary"}
+    assert report.tags == {"accounts", "grid", "names", "summary"}
     assert (goose.platform, goose.host, goose.external_id, goose.url) == ("x", "", None, "https://twitter.com/Goose")
     assert (goose.org_name, goose.owner_team, goose.account_type) == ("Geese", "Pond", "agency")
     assert (goose.is_core_account, goose.is_active, goose.added_at) == (True, True, NOON)
@@ -213,7 +214,7 @@ def test_what_a_row_changes_is_said_and_done(engine):
     }
     assert (goose.org_name, goose.owner_team, goose.is_core_account) == ("Wild Geese", "Pond", True)
     assert states(engine)["goose"].is_core is True
-    assert report.tags == {"accounts", "summary", f"account:{goose.account_key}"}
+    assert report.tags == {"accounts", "grid", "summary", f"account:{goose.account_key}"}
 
 
 def test_an_empty_cell_leaves_what_is_known(engine):
@@ -243,6 +244,56 @@ def test_changing_the_facts_leaves_the_next_reading_where_it_is(engine):
     bring_in(engine, "url,org\nhttps://x.com/goose,Geese\n")
     bring_in(engine, "url,org\nhttps://x.com/goose,Wild Geese\n", now=LATER)
     assert states(engine)["goose"].next_due_at == NOON
+
+
+def test_an_account_s_own_interval_is_read_as_people_write_it_and_taken_back(engine):
+    rows = {"goose": "6h", "duck": "7D", "swan": "30m", "crane": ""}
+    bring_in(engine, "url,Read interval\n" + "\n".join(f"https://x.com/{who},{said}" for who, said in rows.items()))
+    found = accounts_by_handle(engine)
+    assert {who: found[who].read_interval_s for who in rows} == {
+        "goose": 21_600,
+        "duck": 604_800,
+        "swan": 1_800,
+        "crane": None,
+    }
+    report = bring_in(engine, "url,read_interval\nhttps://x.com/goose,default\nhttps://x.com/duck,\n")
+    assert verdicts(report) == [(2, "updated"), (3, "unchanged")]
+    assert report.rows[0].changes == {"read_interval_s": Change(21_600, None)}
+    assert accounts_by_handle(engine)["goose"].read_interval_s is None
+
+
+@pytest.mark.parametrize("said", ["daily", "0h", "6", "-1d", "1.5d", "6 hours", "367d", "999999d", "10s", "6h; 1d"])
+def test_an_interval_that_is_none_costs_its_row_and_says_how_to_write_it(engine, said):
+    report = bring_in(engine, f"url,read_interval\nhttps://x.com/goose,{said}\nhttps://x.com/duck,1d\n")
+    assert verdicts(report) == [(2, "rejected"), (3, "imported")]
+    assert report.rows[0].reason == (
+        f"read_interval: {said!r} is no interval: write it as 30m, 6h or 7d, up to a year, or default"
+    )
+
+
+def test_a_shorter_interval_counts_from_the_last_reading_and_a_longer_one_from_the_next(engine):
+    bring_in(engine, "url\nhttps://x.com/goose\nhttps://x.com/duck\nhttps://x.com/swan\n")
+    tomorrow = NOON + timedelta(days=1)
+    with transaction(engine) as conn:
+        conn.execute(scrape_state.update().values(result="ok", last_success_at=NOON, next_due_at=tomorrow))
+        swan = dim_account.select().with_only_columns(dim_account.c.account_key).where(dim_account.c.handle == "swan")
+        conn.execute(scrape_state.update().where(scrape_state.c.account_key.in_(swan)).values(result="gone"))
+    bring_in(
+        engine, "url,read_interval\nhttps://x.com/goose,1h\nhttps://x.com/duck,7d\nhttps://x.com/swan,1h\n", now=LATER
+    )
+    due = {who: state.next_due_at for who, state in states(engine).items()}
+    assert due == {"goose": NOON + timedelta(hours=1), "duck": tomorrow, "swan": tomorrow}
+
+
+def test_accounts_are_seated_by_platform_and_server_in_the_order_of_the_list_and_of_the_lists(engine):
+    addresses = ["x.com/a", "pond.example/@a", "x.com/b", "lake.example/@a", "pond.example/@b", "x.com/c"]
+    bring_in(engine, "url\n" + "\n".join(f"https://{address}" for address in addresses))
+    bring_in(engine, "url\nhttps://x.com/b\nhttps://x.com/d\nhttps://pond.example/@c\n")
+    with reading(engine) as conn:
+        seats = {(row.platform, row.host, row.handle): row.seat for row in conn.execute(dim_account.select())}
+    assert [seats["x", "", handle] for handle in "abcd"] == [0, 1, 2, 3]
+    assert [seats["mastodon", "pond.example", handle] for handle in "abc"] == [0, 1, 2]
+    assert seats["mastodon", "lake.example", "a"] == 0
 
 
 def test_a_dry_run_gives_the_same_verdicts_and_writes_nothing(engine):
@@ -298,6 +349,48 @@ def test_two_imports_at_once_bring_each_account_in_once(engine):
     with ThreadPoolExecutor(2) as pool:
         reports = list(pool.map(lambda listed: bring_in(engine, listed), (text, reverse)))
     assert sum((report.counts for report in reports), Counter()) == {"imported": 500, "unchanged": 500}
+
+
+def test_what_was_shown_is_written_or_nothing_is(engine):
+    shown = bring_in(engine, "url,org\nhttps://x.com/goose,A\nhttps://x.com/duck,A\n", dry_run=True).fingerprint
+    for text in ("url,org\nhttps://x.com/goose,B\nhttps://x.com/duck,A\n", "url,org\nhttps://x.com/goose,A\n"):
+        with pytest.raises(Otherwise) as raised:
+            bring_in(engine, text, shown=shown)
+        assert raised.value.report.dry_run
+        assert set(raised.value.report.counts) == {"imported"}
+    assert accounts_by_handle(engine) == {}
+    bring_in(engine, "url\nhttps://x.com/duck\n")
+    with pytest.raises(Otherwise):
+        bring_in(engine, "url,org\nhttps://x.com/goose,A\nhttps://x.com/duck,A\n", shown=shown)
+    assert set(accounts_by_handle(engine)) == {"duck"}
+
+
+def test_a_name_that_is_taken_at_the_last_moment_keeps_all_out_that_were_shown(engine, monkeypatch):
+    """It comes out only when the accounts are added: the others are taken back with it."""
+    text = "url\nhttps://x.com/goose\nhttps://x.com/duck\n"
+    shown = bring_in(engine, text, dry_run=True).fingerprint
+    add = known_accounts.add
+
+    def taken_meanwhile(conn, new, **options):
+        bring_in_elsewhere(engine)
+        return add(conn, new, **options)
+
+    monkeypatch.setattr(known_accounts, "add", taken_meanwhile)
+    with pytest.raises(Otherwise) as raised:
+        bring_in(engine, text, shown=shown)
+    assert verdicts(raised.value.report) == [(2, "rejected"), (3, "imported")]
+    assert set(accounts_by_handle(engine)) == {"goose"}
+
+
+def bring_in_elsewhere(engine: Engine) -> None:
+    with transaction(engine) as worker:
+        add_account(worker, "x/goose")
+
+
+def test_a_list_of_more_rows_than_may_be_is_refused_whole(engine):
+    with pytest.raises(TooLong, match="more than 2 rows"):
+        bring_in(engine, "url\nhttps://x.com/a\n\nhttps://x.com/b\n", most_rows=2)
+    assert bring_in(engine, "url\nhttps://x.com/a\nhttps://x.com/b", most_rows=2).counts == {"imported": 2}
 
 
 def test_a_large_list_costs_statements_by_the_thousand_rows(engine):

@@ -1,18 +1,25 @@
-"""The schema that migrations make, and the partitions of the snapshots."""
+"""The schema that migrations make, up and down."""
 
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
-from db import migrate, partitions
-from db.engine import Connection, DatabaseError, Engine, reading, transaction
-from db.models import metadata
+from db import migrate
+from db.engine import Connection, Engine, reading, transaction
+from db.models import fact_followers_snapshot, metadata
+from tests.fakes import NOON
+from tests.history import all_is_derived, counts, keep
+from tests.jobs import listed, requested, said, saved
+
+DAY = timedelta(days=1)
 
 
 @pytest.fixture
@@ -33,23 +40,33 @@ def _partitions(conn: Connection) -> dict[str, str]:
     return {name.removeprefix("fact_followers_snapshot_"): bounds for name, bounds in found}
 
 
-def _snapshot(conn: Connection, day: date, key: int = 1) -> None:
-    conn.execute(
-        text("""
-            INSERT INTO fact_followers_snapshot (account_key, snapshot_date, followers, captured_at, source, precision)
-            VALUES (:key, :day, 5, now(), 'live', 'exact')
-        """),
-        {"key": key, "day": day},
-    )
-
-
-def test_the_migrated_schema_is_what_the_models_say(engine: Engine) -> None:
+def _context(conn: Connection) -> MigrationContext:
     def is_no_partition(name: str | None, kind: str, _parents: object) -> bool:
         return not (kind == "table" and name is not None and name.startswith("fact_followers_snapshot_"))
 
+    return MigrationContext.configure(conn, opts={"compare_server_default": True, "include_name": is_no_partition})
+
+
+def test_the_migrated_schema_is_what_the_models_say(engine: Engine) -> None:
     with reading(engine) as conn:
-        options = {"compare_server_default": True, "include_name": is_no_partition}
-        assert compare_metadata(MigrationContext.configure(conn, opts=options), metadata) == []
+        assert compare_metadata(_context(conn), metadata) == []
+
+
+@pytest.mark.parametrize("name", ["account_latest", "day_count"])
+def test_tables_that_every_reading_touches_leave_room_and_are_vacuumed_soon(engine: Engine, name: str) -> None:
+    wanted = [
+        f"{option}={value}" for option, value in metadata.tables[name].dialect_options["postgresql"]["with"].items()
+    ]
+    with reading(engine) as conn:
+        assert conn.scalar(text("SELECT reloptions FROM pg_class WHERE relname = :name"), {"name": name}) == wanted
+
+
+def test_partitions_leave_room_for_the_second_writing_of_the_day(engine: Engine) -> None:
+    with reading(engine) as conn:
+        options = conn.scalars(
+            text("SELECT DISTINCT reloptions FROM pg_class WHERE relispartition AND relkind = 'r'")
+        )
+        assert list(options) == [["fillfactor=90"]]
 
 
 def test_a_database_is_current_only_once_it_is_migrated(blank: Engine, database_url: str) -> None:
@@ -77,51 +94,33 @@ def test_migrating_makes_room_for_this_year_and_the_next(engine: Engine) -> None
         assert [*_partitions(conn)] == [f"{year}_01", f"{year + 1}_01", "default"]
 
 
-@pytest.mark.parametrize(
-    ("months", "made"),
-    [(12, ["2031_01", "2032_01"]), (3, ["2031_10", "2032_01"]), (1, ["2031_12", "2032_01"])],
-)
-def test_partitions_are_aligned_to_their_width(engine: Engine, months: int, made: list[str]) -> None:
+def test_a_filled_database_goes_down_and_up_again_and_keeps_its_snapshots(engine: Engine, database_url: str) -> None:
     with transaction(engine) as conn:
-        names = partitions.ensure(conn, today=date(2031, 12, 31), months=months)
-        assert [name.removeprefix("fact_followers_snapshot_") for name in names] == made
-        assert partitions.ensure(conn, today=date(2031, 12, 31), months=months) == []
-
-
-def test_a_width_that_changes_never_overlaps(engine: Engine) -> None:
-    with transaction(engine) as conn:
-        partitions.ensure(conn, today=date(2031, 11, 5), months=1)
-        assert partitions.ensure(conn, today=date(2031, 11, 5), months=12) == ["fact_followers_snapshot_2032_01"]
-
-
-def test_partitions_made_twice_at_once_are_made_once(engine: Engine) -> None:
-    def make(_: int) -> list[str]:
+        keys = listed(conn, "a", "b", org_name="Org") + listed(conn, "c", platform="bluesky")
+        for key in keys:
+            keep(conn, key, *(NOON.date() - n * DAY for n in (0, 1, 400)))
+        job = requested(conn, keys[:1])
+        assert saved(conn, job, said(job, 5_000)) is not None
+        kept = _rows(conn)
+    for revision in ("0003", "0002", "0001"):
         with transaction(engine) as conn:
-            return partitions.ensure(conn, today=date(2040, 6, 1))
-
-    with ThreadPoolExecutor(3) as pool:
-        assert sorted(map(len, pool.map(make, range(3)))) == [0, 0, 2]
-
-
-def test_a_row_of_any_day_finds_room_and_moves_to_its_partition_later(engine: Engine) -> None:
+            command.downgrade(migrate._config(conn), revision)
+            assert _rows(conn) == kept
+            assert {(row.platform, row.snapshots) for row in conn.execute(text("SELECT * FROM day_count"))} == {
+                ("x", 2),
+                ("bluesky", 1),
+            }
+    migrate.upgrade(database_url)
     with transaction(engine) as conn:
-        _snapshot(conn, date(2050, 7, 1))
-        _snapshot(conn, date(1999, 1, 1))
-    with transaction(engine) as conn:
-        partitions.ensure(conn, today=date(2050, 3, 1))
-        _snapshot(conn, date(2050, 7, 2))
-    with reading(engine) as conn:
-        found = conn.execute(text("SELECT snapshot_date, tableoid::regclass::text FROM fact_followers_snapshot"))
-        where = {day: partition for day, partition in found}  # noqa: C416  # rows, no pairs
-    assert where == {
-        date(2050, 7, 1): "fact_followers_snapshot_2050_01",
-        date(2050, 7, 2): "fact_followers_snapshot_2050_01",
-        date(1999, 1, 1): "fact_followers_snapshot_default",
-    }
+        assert _rows(conn) == kept
+        assert counts(conn)["", "Org", NOON.date() - DAY] == 2
+        assert compare_metadata(_context(conn), metadata) == []
+    assert all_is_derived(engine)
 
 
-def test_a_partition_refuses_a_second_row_of_an_account_and_day(engine: Engine) -> None:
-    with pytest.raises(DatabaseError, match="duplicate key"), transaction(engine) as conn:
-        partitions.ensure(conn, today=date(2060, 1, 1))
-        _snapshot(conn, date(2060, 1, 1))
-        _snapshot(conn, date(2060, 1, 1))
+def _rows(conn: Connection) -> list[Any]:
+    """Return what every revision holds of the snapshots."""
+    columns = ", ".join(column.name for column in fact_followers_snapshot.c if column.name != "import_id")
+    return list(
+        conn.execute(text(f"SELECT {columns} FROM fact_followers_snapshot ORDER BY account_key, snapshot_date"))
+    )

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from db import claims, progress
+from db import explained, progress
 from db.engine import Engine, transaction
 from db.models import scrape_state
 from db.progress import Progress
@@ -36,7 +36,7 @@ def test_nobody_waits_for_what_cannot_be_read_or_is_switched_off(engine: Engine)
     with transaction(engine) as conn:
         listed(conn, "without-a-key", now=NOW)
         listed(conn, "paused", platform="youtube", now=NOW, is_active=False)
-        claims.explain(conn, platform="x", result="blocked", reason="needs X_BEARER_TOKEN")
+        explained.explain(conn, platform="x", result="blocked", reason="needs X_BEARER_TOKEN")
 
         assert progress.of_reading(conn) == Progress(wanted=1, done=1)
 

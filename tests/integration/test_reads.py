@@ -2,18 +2,22 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Connection, event, insert, text
 
-from db import keys, reads
+from db import jobs, keys, posts, reads
 from db.dataset import source_of
 from db.engine import Engine, reading, transaction
+from db.jobs import Which
+from db.keyset import After, Order, Window
 from db.models import account_handle, annotation
-from db.reads import Clock, Filters, Order, Window
+from db.reads import Clock, Filters
+from db.standing import StaleAfter
 from tests.serving import add_account, days_ago, keep, stand
 
-CLOCK = Clock(datetime.now(UTC), stale_after_s=93_600)
+CLOCK = Clock(datetime.now(UTC), StaleAfter(interval_s=86_400, after_s=93_600))
 ALL = Filters()
 
 
@@ -99,6 +103,35 @@ def test_keyset_pages_meet_every_account_once_in_order_whatever_the_sort(
             assert values[: len(known)] == known, f"{column}: unknown ones come last"
 
 
+@pytest.mark.parametrize(
+    ("own_s", "platform_s", "read_hours_ago", "status"),
+    [
+        (None, None, 25, "fresh"),
+        (None, None, 27, "stale"),
+        (6 * 3_600, None, 6, "fresh"),
+        (6 * 3_600, None, 7, "stale"),
+        (7 * 86_400, None, 7 * 25, "fresh"),
+        (7 * 86_400, None, 7 * 27, "stale"),
+        (None, 7 * 86_400, 7 * 25, "fresh"),
+        (None, 3_600, 2, "stale"),
+        (7 * 86_400, 3_600, 30, "fresh"),
+    ],
+)
+def test_numbers_are_stale_by_the_interval_of_the_account_else_of_its_platform(
+    engine: Engine, own_s: int | None, platform_s: int | None, read_hours_ago: int, status: str
+) -> None:
+    now = datetime.now(UTC)
+    stale_after = StaleAfter(
+        interval_s=86_400, after_s=93_600, intervals_s={"x": platform_s, "flickr": 60} if platform_s else {}
+    )
+    with transaction(engine) as conn:
+        key = add_account(conn, "x/goose", read_interval_s=own_s)
+        stand(conn, key, result="ok", last_success_at=now - timedelta(hours=read_hours_ago))
+        found = reads.standing(conn, key, Clock(now, stale_after))
+    assert found is not None
+    assert (found.status, found.read_interval_s) == (status, own_s)
+
+
 MANY = (
     """INSERT INTO dim_account (platform, handle, url)
        SELECT 'x', 'agency' || n, 'https://x.example/agency' || n FROM generate_series(1, 30000) n""",
@@ -122,12 +155,103 @@ def test_a_page_deep_in_the_list_reads_its_own_rows_and_no_more(engine: Engine) 
             conn.execute(text(statement))
         last = conn.execute(text("SELECT max(account_key) FROM dim_account")).scalar_one()
     with engine.connect() as conn:
-        conn.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
+        conn = conn.execution_options(isolation_level="AUTOCOMMIT")
+        conn.execute(text("ANALYZE"))
+        conn.execute(text("SELECT pg_stat_force_next_flush()"))  # else what follows counts what went before
     with transaction(engine) as conn:
         before = rows_read(conn)
-        window = Window(limit=50, after=reads.After(None, last - 200))
+        window = Window(limit=50, after=After(None, last - 200))
         assert len(reads.summary(conn, ALL, Order(), window, CLOCK).rows) == 50
         assert rows_read(conn) - before < 300  # of 90,000: the page, then its accounts in three tables
+
+
+def rows_of_tables(conn: Connection) -> dict[str, int]:
+    """Return how many rows of each table this transaction has fetched so far."""
+    fetched = "SELECT relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables"
+    return {name: int(rows) for name, rows in conn.execute(text(fetched)) if rows}
+
+
+@pytest.mark.parametrize(
+    ("fields", "filters", "tables"),
+    [
+        (("handle",), ALL, {"dim_account": 102}),
+        (("org_name", "account_key"), Filters(platform="x"), {"dim_account": 102}),
+        (("followers",), ALL, {"dim_account": 102, "account_latest": 51}),
+        (("reason",), ALL, {"dim_account": 102, "scrape_state": 51}),
+        (("status", "followers"), ALL, {"dim_account": 102, "account_latest": 51, "scrape_state": 51}),
+    ],
+)
+def test_only_the_tables_of_the_fields_asked_for_are_read(
+    engine: Engine, fields: tuple[str, ...], filters: Filters, tables: dict[str, int]
+) -> None:
+    with transaction(engine) as conn:
+        for statement in MANY:
+            conn.execute(text(statement))
+    with engine.connect() as conn:
+        conn = conn.execution_options(isolation_level="AUTOCOMMIT")
+        conn.execute(text("ANALYZE"))
+        conn.execute(text("SELECT pg_stat_force_next_flush()"))  # else what follows counts what went before
+    sent: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda c, cur, sql, *_: sent.append(sql))
+    with transaction(engine) as conn:
+        found = reads.part(conn, fields, filters, Order(), Window(limit=50), CLOCK)
+        read = rows_of_tables(conn)
+    assert {len(row) for row in found.rows} == {len(fields)}
+    assert len(found.rows) == 50
+    named = {
+        name for name in ("dim_account", "account_latest", "scrape_state") if any(name in sql for sql in sent[:-1])
+    }
+    assert named == set(tables), "PostgreSQL leaves out a join that it needs not; planning it costs, too"
+    few = 10  # of the ends of indexes, by which the planner estimates
+    assert set(read) & {"dim_account", "account_latest", "scrape_state"} == set(tables)
+    assert all(read[name] <= rows + few for name, rows in tables.items()), read
+
+
+def test_fields_come_in_the_order_asked_for_whatever_the_list_is_sorted_by(engine: Engine) -> None:
+    with transaction(engine) as conn:
+        for number in range(5):
+            keep(conn, add_account(conn, f"x/agency{number}"), 10 - number, delta_7d=number)
+    with reading(engine) as conn:
+        order = Order("followers", descending=True)
+        for fields in (("handle",), ("status", "handle", "growth_7d_pct"), ("followers", "account_key", "handle")):
+            whole = reads.summary(conn, ALL, order, Window(limit=5), CLOCK).rows
+            expected = [tuple(getattr(row, name) for name in fields) for row in whole]
+            first = reads.part(conn, fields, ALL, order, Window(limit=2), CLOCK)
+            further = reads.part(conn, fields, ALL, order, Window(limit=9, after=first.after), CLOCK)
+            assert [tuple(row) for row in (*first.rows, *further.rows)] == expected
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_posts_and_jobs_are_entered_anywhere_without_what_lies_before(engine: Engine, descending: bool) -> None:
+    with transaction(engine) as conn:
+        keys = [add_account(conn, f"x/agency{number}") for number in range(20)]
+        conn.execute(
+            text("""
+                INSERT INTO fact_social_post (account_key, post_id, url, published_at, post_type, text, read_at, source)
+                SELECT account_key, 'p' || n, '', now() - n / 3 * interval '1 hour', 'post', '', now(), 'live'
+                FROM dim_account, generate_series(1, 3000) AS n;
+                INSERT INTO scrape_job (job_id, platform, kind, lane, state, accounts, lease_until, created_at)
+                SELECT lpad(n::text, 32, '0')::uuid, 'x', 'profiles', 'core', 'succeeded', '{}', now(),
+                    now() - n / 3 * interval '1 minute'
+                FROM generate_series(1, 30000) AS n
+            """)
+        )
+        (middle,) = conn.execute(text("SELECT now() - interval '500 hours'")).one()
+        (earlier,) = conn.execute(text("SELECT now() - interval '5000 minutes'")).one()
+    with engine.connect() as conn:
+        conn = conn.execution_options(isolation_level="AUTOCOMMIT")
+        conn.execute(text("ANALYZE"))
+        conn.execute(text("SELECT pg_stat_force_next_flush()"))  # else what follows counts what went before
+    with transaction(engine) as conn:
+        window = Window(limit=50, after=After(middle, "p1501"))
+        found = posts.part(conn, ("post_id",), keys[7], Order("published_at", descending), window)
+        assert (len(found.rows), found.rows[0][0]) == (50, "p1502")
+        window = Window(limit=50, after=After(earlier, str(UUID(int=0))))
+        listed = jobs.part(conn, ("created_at",), Which(), Order("created_at", descending), window)
+        assert (len(listed.rows), listed.rows[0][0]) == (50, earlier)
+        read = rows_of_tables(conn)
+    assert read["fact_social_post"] <= 60
+    assert read["scrape_job"] <= 60
 
 
 def test_days_are_those_of_the_range_oldest_first(engine: Engine) -> None:
@@ -140,8 +264,6 @@ def test_days_are_those_of_the_range_oldest_first(engine: Engine) -> None:
     with reading(engine) as conn:
         days = reads.days(conn, key, days_ago(3), days_ago(1))
         assert [(day.snapshot_date, day.followers) for day in days] == [(days_ago(3), 3), (days_ago(2), 2)]
-        assert reads.first_and_last_day(conn, key) == (days_ago(40), days_ago(0))
-        assert reads.first_and_last_day(conn, key + 99) is None
 
 
 def test_notes_are_the_accounts_its_organisations_and_everyones_that_touch_the_range(engine: Engine) -> None:

@@ -40,7 +40,9 @@ def test_one_command_leads_to_numbers_and_stops_what_it_started(checkout: Path) 
 
     assert done.returncode == 0, done.stdout
     assert "98 imported" in done.stdout
+    assert "Simulated the 60 days before today: 5,880 readings of 98 accounts" in done.stdout
     assert "Simulated numbers" in done.stdout
+    assert "./dev rollcall keys create" in done.stdout, "there is no key yet to sign in with"
     assert not _children_of(checkout)
 
 
@@ -82,6 +84,8 @@ def test_it_serves_until_ctrl_c_keeps_its_data_and_says_when_it_runs_already(che
     assert kept == {item["account_key"]: item["followers"] for item in items}
     # All but Flickr's: it doesn't tell followers.
     assert sum(count is not None for count in kept.values()) == 97
+    # The first reading continued the days before it.
+    assert all(item["precision"] != "held" and item["delta_30d"] is not None for item in items if item["followers"])
 
 
 def test_a_taken_port_falls_to_a_free_one_and_says_which(checkout: Path) -> None:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,13 +18,15 @@ from pipeline.accounts import import_list
 from pipeline.app import make_celery
 from pipeline.errors import BadPage, BatchRefused, NotAllowed, RateLimited, ScrapeError
 from pipeline.messages import Purger
+from pipeline.outbox import Outbox
 from pipeline.platforms import Call
 from pipeline.records import Account, Kind, Page, Profile
 from tests.fakes import settings
-from workers.allowance import SharedAllowance
-from workers.pauses import Pauses
+from workers.allowance import SharedAllowance, Slot, TaskAllowance
+from workers.pauses import LONGEST_HOLD_S, Pauses
 from workers.platforms.bluesky import Bluesky
 from workers.scrape import Deps, run_job
+from workers.turn import NoSlot, Turn
 
 Answer = Callable[[str, Sequence[Account]], ScrapeError | Exception | None]
 
@@ -64,8 +67,16 @@ class Label(str):
 class Room:
     """What a worker has, and one job at a time."""
 
-    def __init__(self, engine: Engine, database_url: str, redis_url: str, answer: Answer, labels: str = "1") -> None:
-        found = settings(database_url, redis_url)
+    def __init__(
+        self,
+        engine: Engine,
+        database_url: str,
+        redis_url: str,
+        answer: Answer,
+        labels: str = "1",
+        **environ: str,
+    ) -> None:
+        found = settings(database_url, redis_url, **environ)
         celery = make_celery(found)
         redis = Redis.from_url(redis_url)
         self.allowance = SharedAllowance(redis)
@@ -78,6 +89,7 @@ class Room:
             platform=self.platform,
             pauses=Pauses(engine, self.platform, list(labels), self.allowance),
             purger=Purger(celery, redis),
+            outbox=Outbox(celery, engine, "worker"),
             clients={label: lambda heed, label=label: Label(label) for label in labels},
             now=lambda: datetime.now(UTC),
         )
@@ -88,7 +100,7 @@ class Room:
         now = datetime.now(UTC)
         job_id = str(uuid.uuid4())
         with transaction(self.engine) as conn:
-            claimed = claims.claim_due(
+            (claimed,) = claims.claim_due(
                 conn,
                 platform="bluesky",
                 kind="profiles",
@@ -96,14 +108,26 @@ class Room:
                 batch=50,
                 now=now,
                 lease_until=now + timedelta(minutes=2),
-                job_id=job_id,
+                job_ids=[job_id],
             )
-        assert claimed is not None and len(claimed.accounts) == count
+        assert len(claimed.accounts) == count
         return job_id
 
-    def run(self, job_id: str, credential: str = "1") -> str:
+    def turn(self, slot: Slot) -> Turn:
+        task = TaskAllowance(
+            self.allowance,
+            task="scrape.bluesky.profiles",
+            platform=self.platform,
+            credentials=tuple(self.deps.clients),
+            rate="2/s",
+            space_s=0.5,
+            requests=1,
+        )
+        return Turn(task, slot)
+
+    def run(self, job_id: str, credential: str | None = "1", wait_s: float = 0) -> str:
         """Deliver the job's message once and return the job's state."""
-        run_job(job_id, self.deps, credential)
+        run_job(job_id, self.deps, self.turn(Slot(credential, wait_s)))
         return str(self.job(job_id).state)
 
     def job(self, job_id: str) -> Any:
@@ -118,8 +142,8 @@ class Room:
 
 @pytest.fixture
 def room(engine: Engine, database_url: str, redis_url: str) -> Callable[..., Room]:
-    def make(answer: Answer = lambda http, accounts: None, labels: str = "1") -> Room:
-        return Room(engine, database_url, redis_url, answer, labels)
+    def make(answer: Answer = lambda http, accounts: None, labels: str = "1", **environ: str) -> Room:
+        return Room(engine, database_url, redis_url, answer, labels, **environ)
 
     return make
 
@@ -156,6 +180,16 @@ def test_an_account_that_the_refusal_names_costs_one_more_call(room: Callable[..
     assert [found.run(job_id), found.run(job_id)] == ["queued", "partly_failed"]
     assert found.results()["h3.example"] == "gone"
     assert sum(result == "ok" for result in found.results().values()) == 9
+
+
+def test_without_a_broker_the_rest_of_a_batch_waits_for_its_return_only(
+    room: Callable[..., Room], tmp_path: Path
+) -> None:
+    found = room(lambda http, accounts: BatchRefused("bluesky", "invalid"), BROKER_URL=f"unix://{tmp_path}/no.sock")
+    job_id = found.claim(4)
+
+    assert found.run(job_id) == "queued"
+    assert found.job(job_id).lease_until <= datetime.now(UTC)
 
 
 def test_a_whole_batch_of_bad_accounts_ends(room: Callable[..., Room]) -> None:
@@ -215,6 +249,28 @@ def test_a_refused_credential_is_not_asked_while_another_is_free(room: Callable[
     assert found.run(job_id, "2") == "succeeded"
 
 
+@pytest.mark.parametrize("refused_h", [1, 3])
+def test_while_a_limited_credential_will_be_free_again_nothing_is_blocked(
+    room: Callable[..., Room], engine: Engine, refused_h: int
+) -> None:
+    found = room(lambda http, accounts: NotAllowed("bluesky", "refused (401)"), labels="12")
+    job_id = found.claim(2)
+    now = datetime.now(UTC)
+    limited = pauses.Pause("bluesky", "2", now + timedelta(hours=2), "too many requests", "limited")
+    with transaction(engine) as conn:
+        pauses.add(conn, limited)
+    assert found.run(job_id, "1") == "queued"  # it is refused now
+    with transaction(engine) as conn:
+        pauses.unblock(conn, "bluesky", "1")
+        pauses.add(conn, pauses.Pause("bluesky", "1", now + timedelta(hours=refused_h), "refused (401)", "blocked"))
+
+    assert found.run(job_id, "1") == "queued"
+
+    assert found.job(job_id).lease_until == now + timedelta(hours=min(refused_h, 2))
+    assert len(found.platform.asked) == 1
+    assert set(found.results().values()) == {None}
+
+
 def test_a_good_call_lets_every_worker_use_its_credential_again(room: Callable[..., Room]) -> None:
     found = room(labels="12")
     job_id = found.claim(2)
@@ -244,10 +300,46 @@ def test_without_a_slot_no_call_is_made(room: Callable[..., Room]) -> None:
     found = room()
     job_id = found.claim(2)
 
-    run_job(job_id, found.deps, None)
+    assert found.run(job_id, None) == "queued"
 
-    assert found.job(job_id).state == "queued"
     assert found.platform.asked == []
+
+
+@pytest.mark.parametrize(("slot_in_s", "comes_again_in_s"), [(3600, 3600 - LONGEST_HOLD_S / 2), (10, 0)])
+def test_a_job_whose_slot_is_far_away_waits_in_the_database_until_it_is_near(
+    room: Callable[..., Room], slot_in_s: float, comes_again_in_s: float
+) -> None:
+    found = room()
+    job_id = found.claim(2)
+
+    assert found.run(job_id, None, wait_s=slot_in_s) == "queued"
+
+    job = found.job(job_id)
+    assert (job.lease_until - datetime.now(UTC)).total_seconds() == pytest.approx(comes_again_in_s, abs=5)
+    assert (job.attempt, found.platform.asked) == (0, [])
+
+
+def test_a_call_that_missed_its_slot_gives_its_job_back_at_no_cost(room: Callable[..., Room]) -> None:
+    found = room(lambda http, accounts: NoSlot(60))
+    job_id = found.claim(2)
+
+    assert found.run(job_id) == "queued"
+
+    job = found.job(job_id)
+    assert (job.lease_until - datetime.now(UTC)).total_seconds() == pytest.approx(60, abs=5)
+    assert (job.attempt, set(found.results().values())) == (0, {None})
+
+
+def test_a_second_delivery_costs_no_slot(room: Callable[..., Room]) -> None:
+    found = room()
+    job_id = found.claim(1)
+    found.run(job_id)
+    slot = found.allowance.reserve("scrape.bluesky.profiles", found.platform, ["1"], space_s=60, requests=1)
+
+    run_job(job_id, found.deps, found.turn(slot))
+
+    again = found.allowance.reserve("scrape.bluesky.profiles", found.platform, ["1"], space_s=60, requests=1)
+    assert again.credential == "1"
 
 
 def test_while_a_credential_is_refused_the_sweep_makes_no_call(room: Callable[..., Room], engine: Engine) -> None:
@@ -296,7 +388,7 @@ def test_a_second_delivery_and_an_unknown_job_find_nothing_to_do(room: Callable[
     found.run(job_id)
 
     found.run(job_id)
-    run_job(str(uuid.uuid4()), found.deps, "1")
+    run_job(str(uuid.uuid4()), found.deps, found.turn(Slot("1")))
 
     assert len(found.platform.asked) == 1
 

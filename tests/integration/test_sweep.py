@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text
 
+from db import metrics
 from db.engine import Engine, reading
 from db.models import (
     account_latest,
@@ -17,11 +18,11 @@ from db.models import (
     fact_followers_snapshot,
     fact_social_post,
     scrape_job,
-    scrape_metric,
     scrape_state,
 )
 from deploy.simulator.server import Simulator
 from pipeline.accounts import import_list
+from pipeline.metrics import JOBS
 from tests.system import System, system
 
 X_ACCOUNTS = 43
@@ -29,8 +30,8 @@ OTHERS = ["youtube,Agency{n}", "bluesky,agency{n}.bsky.social", "truthsocial,age
 
 
 @pytest.fixture
-def running(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[tuple[System, Simulator]]:
-    with system(database_url, redis_url, tmp_path / "logs") as both:
+def running(database_url: str, redis_url: str, broker_url: str, tmp_path: Path) -> Iterator[tuple[System, Simulator]]:
+    with system(database_url, redis_url, tmp_path / "logs", BROKER_URL=broker_url) as both:
         yield both
 
 
@@ -118,7 +119,7 @@ def _with_numbers(engine: Engine) -> int:
 
 def _recorded(engine: Engine) -> int:
     with reading(engine) as conn:
-        return int(conn.scalar(select(func.sum(scrape_metric.c.calls))) or 0)
+        return int(sum(one.value for one in metrics.totals(conn) if one.name == JOBS.name))
 
 
 def _ended(engine: Engine) -> int:
@@ -127,9 +128,9 @@ def _ended(engine: Engine) -> int:
 
 
 def test_posts_are_read_page_by_page_and_a_later_reading_stops_at_what_is_known(
-    database_url: str, redis_url: str, tmp_path: Path, engine: Engine
+    database_url: str, redis_url: str, broker_url: str, tmp_path: Path, engine: Engine
 ) -> None:
-    with system(database_url, redis_url, tmp_path / "logs", POSTS_PAGES="3") as (processes, _):
+    with system(database_url, redis_url, tmp_path / "logs", BROKER_URL=broker_url, POSTS_PAGES="3") as (processes, _):
         accounts(engine, "bluesky,agency.bsky.social")
         processes.worker("bluesky")
         processes.start("pipeline.beat")

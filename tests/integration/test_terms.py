@@ -67,6 +67,13 @@ def test_limits_are_told_as_they_are_set_and_a_day_for_the_accounts_that_are_not
     assert youtube[2].endswith("10,000 a day for all calls")
 
 
+def test_a_day_of_a_platform_with_intervals_of_its_own_is_told_by_them(rollcall, listed):
+    said = lines(rollcall("platforms", READ_INTERVAL_S_X="3600", POSTS_INTERVAL_S_X="43200"))
+    assert ["x", "resolve", "300 per 15 min", "100", "2", "24", "$0.48"] in said
+    assert ["x", "posts", "10,000 per 15 min", "1", "2", "4", "$2.00"] in said
+    assert ["mastodon", "resolve", "60 per 5 min", "1", "2", "2", "$0.00"] in said
+
+
 def test_in_json_a_platform_is_one_object(rollcall, listed):
     (x,) = [one for one in json.loads(rollcall("platforms", "--json").stdout) if one["platform"] == "x"]
     assert (x["why_not"], x["needs"], x["quota_a_day"]) == ("needs X_BEARER_TOKEN", {"X_BEARER_TOKEN": False}, None)

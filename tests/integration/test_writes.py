@@ -10,14 +10,15 @@ import pytest
 from msgspec import structs
 from sqlalchemy import event, text
 
-from db import accounts, claims, metrics, pauses, writes
+from db import accounts, claims, dataset, metrics, pauses, writes
 from db.engine import Connection, Engine, reading, transaction
-from db.metrics import Metric
+from db.metrics import Counted, Sample
 from db.rows import Changes, Job, Post
 from tests.fakes import NOON
 from tests.jobs import LEASE, decided, listed, requested, running, said, saved, until_one_waits_for_a_lock
 
 TODAY = NOON.date()
+COUNTED = "platform, org_name, snapshot_date, snapshots"
 
 
 def _rows(conn: Connection, sql: str, **values: Any) -> list[Any]:
@@ -78,7 +79,8 @@ def test_a_good_job_succeeds_and_says_what_it_changed(engine: Engine) -> None:
         changes = saved(conn, job, said(job))
         row = _one(conn, "SELECT * FROM scrape_job")
     assert changes == Changes(
-        frozenset({f"account:{first}", f"account:{second}", "platform:x", "summary", "accounts", "jobs"}), snapshots=2
+        frozenset({f"account:{first}", f"account:{second}", "platform:x", "summary", "accounts", "jobs", "grid"}),
+        snapshots=2,
     )
     assert (row.state, row.reason, row.finished_at) == ("succeeded", None, NOON)
     assert row.outcomes == [{"account_key": key, "result": "ok", "reason": None} for key in (first, second)]
@@ -130,7 +132,7 @@ def test_of_two_workers_with_one_attempt_one_saves(engine: Engine) -> None:
     with ThreadPoolExecutor(2) as pool:
         assert sum(changes is not None for changes in pool.map(save, (1, 2))) == 1
     with reading(engine) as conn:
-        assert _one(conn, "SELECT snapshots FROM day_count").snapshots == 1
+        assert _one(conn, "SELECT snapshots FROM day_count WHERE platform = 'x'").snapshots == 1
 
 
 def test_a_save_that_is_rolled_back_leaves_nothing(engine: Engine) -> None:
@@ -180,7 +182,10 @@ def test_a_second_reading_of_the_day_updates_the_one_row(engine: Engine) -> None
         assert changes.snapshots == 1
         assert [row.followers for row in _rows(conn, "SELECT * FROM fact_followers_snapshot")] == [11]
         assert _latest(conn, key).followers == 11
-        assert [tuple(row) for row in _rows(conn, "SELECT * FROM day_count")] == [(TODAY, "x", 1)]
+        assert sorted(tuple(row) for row in _rows(conn, f"SELECT {COUNTED} FROM day_count")) == [
+            ("", "", TODAY, 1),
+            ("x", "", TODAY, 1),
+        ]
 
 
 def test_an_older_reading_never_replaces_a_newer_one(engine: Engine) -> None:
@@ -258,7 +263,9 @@ def test_days_are_counted_by_platform(engine: Engine) -> None:
         keys = [row.account_key for row in _rows(conn, "SELECT account_key FROM dim_account WHERE handle = 'a'")]
         _read(conn, keys[0], 5, now=NOON + timedelta(days=1))
         found = {(row.snapshot_date, row.platform): row.snapshots for row in _rows(conn, "SELECT * FROM day_count")}
-    assert found == {(TODAY, "x"): 2, (TODAY, "bluesky"): 1, (TODAY + timedelta(days=1), "x"): 1}
+    tomorrow = TODAY + timedelta(days=1)
+    of_all = {(TODAY, ""): 3, (tomorrow, ""): 1}
+    assert found == {(TODAY, "x"): 2, (TODAY, "bluesky"): 1, (tomorrow, "x"): 1, **of_all}
 
 
 def test_concurrent_jobs_of_a_platform_all_count(engine: Engine) -> None:
@@ -273,7 +280,7 @@ def test_concurrent_jobs_of_a_platform_all_count(engine: Engine) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(save, jobs))
     with reading(engine) as conn:
-        assert _one(conn, "SELECT snapshots FROM day_count").snapshots == 8
+        assert _one(conn, "SELECT snapshots FROM day_count WHERE platform = 'x'").snapshots == 8
 
 
 # Who an account is
@@ -515,6 +522,8 @@ def test_engagement_is_unknown_until_a_post_had_a_number_and_zero_when_none_did_
         later = NOON + timedelta(days=1)
         job = running(conn, kind="posts", now=later)
         _save_posts(conn, job, _post("old", days_ago=40, likes=9), now=later)
+        assert _latest(conn, key).engagement is None, "yesterday's"
+        _read(conn, key, 1, now=later)
         assert _latest(conn, key).engagement == 0
 
 
@@ -528,7 +537,7 @@ def test_a_later_profile_of_the_day_keeps_the_engagement(engine: Engine) -> None
         assert _latest(conn, key).engagement == 5
 
 
-def test_posts_of_a_day_without_a_reading_leave_past_snapshots_alone(engine: Engine) -> None:
+def test_posts_of_a_day_without_a_reading_leave_past_days_alone_and_count_with_its_reading(engine: Engine) -> None:
     later = NOON + timedelta(days=1)
     with transaction(engine) as conn:
         key = listed(conn, "a")[0]
@@ -536,6 +545,8 @@ def test_posts_of_a_day_without_a_reading_leave_past_snapshots_alone(engine: Eng
         job = running(conn, kind="posts", now=later)
         _save_posts(conn, job, _post(likes=5), now=later)
         assert _one(conn, "SELECT engagement FROM fact_followers_snapshot").engagement is None
+        assert _latest(conn, key).engagement is None
+        _read(conn, key, 1, now=later)
         assert _latest(conn, key).engagement == 5
 
 
@@ -640,9 +651,10 @@ def test_an_attempt_without_readings_says_nothing_of_the_source(engine: Engine) 
 
 
 def test_clearing_the_demo_leaves_the_list_as_imported_and_live_readings_come_in(engine: Engine) -> None:
+    added_at = NOON - timedelta(hours=1)
     with transaction(engine) as conn:
-        key = listed(conn, "first", kind="resolve")[0]
-        by_id = listed(conn, "UCabc", external_id="UCabc")[0]
+        key = listed(conn, "first", kind="resolve", now=added_at)[0]
+        by_id = listed(conn, "UCabc", external_id="UCabc", now=added_at)[0]
         inactive = listed(conn, "inactive", is_active=False)[0]
         resolve = running(conn, kind="resolve")
         saved(conn, resolve, said(resolve, handle="renamed", bio="Simulated", display_name="S", verified=True))
@@ -651,7 +663,9 @@ def test_clearing_the_demo_leaves_the_list_as_imported_and_live_readings_come_in
         _save_posts(conn, _posts_job(conn), _post(likes=1))
         pauses.add(conn, pauses.Pause("x", "1", NOON + timedelta(days=1), "429", "limited"))
         on_its_way = running(conn, kind="posts")
-        metrics.add(conn, [_metric()])
+        sample = Sample("rollcall_scrape_calls_total", ("x", "profiles", "core"), 1)
+        message = Counted(sender="worker-1", role="worker", number=1, at=NOON, samples=(sample,))
+        metrics.add(conn, [message], oldest=NOON - timedelta(days=30))
         before = _one(conn, "SELECT count(*) FROM dim_account")[0]
 
     with transaction(engine) as conn:
@@ -659,7 +673,8 @@ def test_clearing_the_demo_leaves_the_list_as_imported_and_live_readings_come_in
         assert removed == {
             "snapshots": 2,
             "latest": 2,
-            "day counts": 1,
+            "day counts": 2,
+            "gaps": 0,
             "posts": 1,
             "jobs": 4,
             "pauses": 1,
@@ -676,7 +691,7 @@ def test_clearing_the_demo_leaves_the_list_as_imported_and_live_readings_come_in
         assert (_state(conn, key).kind, _state(conn, by_id).kind) == ("resolve", "profiles")
         state = _state(conn, key)
         assert (state.result, state.reason, state.job_id, state.failures) == (None, None, None, 0)
-        assert (state.last_attempt_at, state.last_success_at, state.next_due_at) == (None, None, NOON)
+        assert (state.last_attempt_at, state.last_success_at, state.next_due_at) == (None, None, added_at)
         assert _rows(conn, "SELECT 1 FROM scrape_state WHERE subject = 'posts'") == []
         assert (
             _rows(conn, "SELECT 1 FROM scrape_state WHERE account_key = :k AND isfinite(next_due_at)", k=inactive)
@@ -744,46 +759,8 @@ def test_a_batch_of_a_thousand_costs_as_many_statements_as_one(engine: Engine, k
             assert changes.snapshots == size
             return len(sent)
 
+    with transaction(engine) as conn:
+        dataset.claim(conn, "simulated")
     one = statements(1, now=NOON)
     assert statements(1_000, now=NOON + timedelta(hours=1)) == one
     assert one <= 14
-
-
-# Metrics
-
-
-def _metric(**changed: Any) -> Metric:
-    metric = Metric(
-        at=NOON + timedelta(seconds=10),
-        platform="x",
-        kind="profiles",
-        lane="core",
-        outcome="succeeded",
-        accounts=100,
-        failed_accounts=0,
-        duration_s=0.5,
-    )
-    return structs.replace(metric, **changed)
-
-
-def test_finished_jobs_add_up_by_minute(engine: Engine) -> None:
-    with transaction(engine) as conn:
-        metrics.add(conn, [_metric(), _metric(duration_s=2.0, failed_accounts=3)])
-        metrics.add(conn, [_metric(at=NOON + timedelta(seconds=59)), _metric(at=NOON + timedelta(seconds=60))])
-        metrics.add(conn, [_metric(outcome="released", accounts=1)])
-        rows = _rows(conn, "SELECT * FROM scrape_metric ORDER BY minute, outcome DESC")
-    found = [
-        (row.minute, row.outcome, row.calls, row.accounts, row.failed_accounts, row.duration_s, row.longest_s)
-        for row in rows
-    ]
-    assert found == [
-        (NOON, "succeeded", 3, 300, 3, 3.0, 2.0),
-        (NOON, "released", 1, 1, 0, 0.5, 0.5),
-        (NOON + timedelta(minutes=1), "succeeded", 1, 100, 0, 0.5, 0.5),
-    ]
-
-
-def test_no_metrics_add_nothing(engine: Engine) -> None:
-    with transaction(engine) as conn:
-        metrics.add(conn, [])
-        assert _rows(conn, "SELECT * FROM scrape_metric") == []

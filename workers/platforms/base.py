@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from pipeline.errors import BadPage, Gone, ScrapeError, Transient
-from pipeline.platforms import Call, Client, NotOffered, Platform, Quota, Token
+from pipeline.platforms import Call, Client, Meanings, NotOffered, Platform, Quota, Token
 from pipeline.records import Account, Kind, Missing, Page, Post, Profile
 
 # A host name with a dot in it, in lower case.
@@ -19,6 +19,8 @@ class Base(Platform):
     """A platform without a reader, credentials or error shapes of its own; subclasses say what they have."""
 
     not_offered = NotOffered()
+    meanings = Meanings()
+    post_lacks: tuple[str, ...] = ()
     calls: Mapping[Kind, Call] = {}
     quota: Quota | None = None
     needs: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from pipeline.errors import BadPage, Gone, ScrapeError
-from pipeline.platforms import Call, Client, UrlRule
+from pipeline.platforms import Call, Client, Meanings, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Index, Node
 from workers.platforms.base import DOMAIN, Base, PostType, gone, newest_first, total
@@ -29,6 +29,11 @@ class Bluesky(Base):
     name = "bluesky"
     title = "Bluesky"
     base_url = "https://public.api.bsky.app/xrpc"
+    meanings = Meanings(
+        posts="posts and replies, as the profile counts them",
+        engagement="likes, replies, and reposts with quotes",
+    )
+    post_lacks = ("views",)
     calls: Mapping[Kind, Call] = {
         "profiles": Call(limit="2/s", batch=25),
         "posts": Call(limit="2/s"),

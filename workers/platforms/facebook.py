@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import parse_qsl, quote, urlencode
 
 from pipeline.errors import BadPage, BatchRefused, NotAllowed, ScrapeError
-from pipeline.platforms import Call, Client, NotOffered, UrlRule
+from pipeline.platforms import Call, Client, Meanings, NotOffered, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Node
 from workers.platforms.base import PostType, gone, newest_first
@@ -45,8 +45,13 @@ class Facebook(Graph):
     name = "facebook"
     title = "Facebook"
     base_url = "https://graph.facebook.com/v25.0"
+    meanings = Meanings(
+        followers="followers of the page, not its likes",
+        engagement="reactions, comments and shares",
+    )
     not_offered = NotOffered(following="the API doesn't tell it", posts="the API doesn't tell it")
     # Its limits grow with the users of the app; nothing published can be kept in advance.
+    post_lacks = ("views",)
     calls: Mapping[Kind, Call] = {
         "profiles": Call(limit="2/s", batch=50),
         "posts": Call(limit="2/s"),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.errors import BadPage, Gone, NotAllowed, PlatformDown, ScrapeError
-from pipeline.platforms import Call, Client, NotOffered, UrlRule
+from pipeline.platforms import Call, Client, Meanings, NotOffered, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Node
 from workers.platforms.base import Base, newest_first
@@ -23,8 +23,14 @@ class Flickr(Base):
     name = "flickr"
     title = "Flickr"
     base_url = "https://api.flickr.com/services/rest"
+    meanings = Meanings(
+        following="public contacts",
+        posts="public photos and videos",
+        engagement="faves and comments; unknown where Flickr leaves them out",
+    )
     not_offered = NotOffered(followers="the public API doesn't tell it")
     # All calls share 3,600 requests an hour, and no header tells how many are left.
+    post_lacks = ("shares",)
     calls: Mapping[Kind, Call] = {
         "resolve": Call(limit="900/h", requests=3),
         "profiles": Call(limit="1800/h", requests=2),

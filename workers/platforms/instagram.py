@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 from pipeline.errors import Gone, NotAllowed, ScrapeError
-from pipeline.platforms import Call, Client, UrlRule
+from pipeline.platforms import Call, Client, Meanings, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Node
 from workers.platforms.base import gone, newest_first
@@ -31,7 +31,12 @@ class Instagram(Graph):
     name = "instagram"
     title = "Instagram"
     base_url = "https://graph.facebook.com/v25.0"
+    meanings = Meanings(
+        posts="posts, reels included",
+        engagement="likes and comments; likes are unknown where the owner hides them",
+    )
     # Its limit grows with the reach of one's own account; nothing published can be kept in advance.
+    post_lacks = ("shares",)
     calls: Mapping[Kind, Call] = {"profiles": Call(limit="2/s"), "posts": Call(limit="2/s")}
     needs = ("INSTAGRAM_ACCESS_TOKEN", "INSTAGRAM_USER_ID")
     handle_pattern = r"[A-Za-z0-9._]{1,30}"

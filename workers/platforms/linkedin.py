@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.errors import BadPage, NotAllowed, QuotaSpent, ScrapeError
-from pipeline.platforms import Call, Client, NotOffered, UrlRule, midnight_after
+from pipeline.platforms import Call, Client, Meanings, NotOffered, UrlRule, midnight_after
 from pipeline.records import Account, Kind, Missing, Page, Profile
 from workers.node import Node
 from workers.platforms.base import Base, gone
@@ -25,6 +25,9 @@ class LinkedIn(Base):
     name = "linkedin"
     title = "LinkedIn"
     base_url = "https://api.linkedin.com/rest"
+    meanings = Meanings(
+        followers="followers of the page",
+    )
     not_offered = NotOffered(
         following="an organisation follows nobody",
         posts="only an administrator of the page may read them",

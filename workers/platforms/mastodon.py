@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html.parser import HTMLParser
 from urllib.parse import parse_qs, quote, urlsplit
 
-from pipeline.platforms import Call, Client, UrlRule
+from pipeline.platforms import Call, Client, Meanings, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Index, Node
 from workers.platforms.base import DOMAIN, Base, PostType, gone, newest_first
@@ -32,7 +32,13 @@ class Mastodon(Base):
     name = "mastodon"
     title = "Mastodon"
     base_url = "https://{host}"
+    meanings = Meanings(
+        followers="followers, as the account's own server counts them; unknown where it hides them",
+        posts="posts, replies and boosts, as the server counts them",
+        engagement="favourites, replies and boosts, as the account's own server knows them",
+    )
     # A server counts all kinds together: 300 in 5 minutes.
+    post_lacks = ("views",)
     calls: Mapping[Kind, Call] = {
         "resolve": Call(limit="60/5m"),
         "profiles": Call(limit="60/5m", batch=40),

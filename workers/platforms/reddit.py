@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import quote, urlsplit
 
 from pipeline.errors import NotAllowed
-from pipeline.platforms import Call, Client, NotOffered, Token, UrlRule
+from pipeline.platforms import Call, Client, Meanings, NotOffered, Token, UrlRule
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Node
 from workers.platforms.base import Base, PostType, gone, newest_first
@@ -36,8 +36,13 @@ class Reddit(Base):
     name = "reddit"
     title = "Reddit"
     base_url = "https://oauth.reddit.com"
+    meanings = Meanings(
+        followers="members of a community, or subscribers of a user's profile; unknown for users without one",
+        engagement="the score (up votes less down votes, blurred by Reddit), comments and crossposts; the score is unknown while a community hides it",
+    )
     not_offered = NotOffered(following="the API doesn't tell it", posts="the API doesn't tell it")
     # All calls share 100 a minute.
+    post_lacks = ("views",)
     calls: Mapping[Kind, Call] = {"profiles": Call(limit="50/m"), "posts": Call(limit="50/m")}
     needs = ("REDDIT_CLIENT_ID", "REDDIT_CLIENT_SECRET")
     uses = ("REDDIT_USER_AGENT",)

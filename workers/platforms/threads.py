@@ -30,6 +30,7 @@ class Threads(Graph):
         posts="the API doesn't tell it",
         engagement="the API tells it of one's own posts only",
     )
+    post_lacks = ("likes", "comments", "shares", "views")
     calls: Mapping[Kind, Call] = {"profiles": Call(limit="2/s"), "posts": Call(limit="2/s")}
     # A user's lookups within 24 hours.
     quota = Quota(1_000, "UTC")

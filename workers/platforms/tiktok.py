@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from pipeline.errors import BadPage, Gone, NotAllowed, PlatformDown, QuotaSpent, RateLimited, ScrapeError
-from pipeline.platforms import Call, Client, Quota, Token, UrlRule, midnight_after
+from pipeline.platforms import Call, Client, Meanings, Quota, Token, UrlRule, midnight_after
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Node
 from workers.platforms.base import Base, newest_first
@@ -38,6 +38,10 @@ class TikTok(Base):
     name = "tiktok"
     title = "TikTok"
     base_url = "https://open.tiktokapis.com"
+    meanings = Meanings(
+        posts="public videos",
+        engagement="likes, comments and shares of its videos; the Research API may lag by days",
+    )
     calls: Mapping[Kind, Call] = {"profiles": Call(limit="2/s"), "posts": Call(limit="2/s")}
     quota = Quota(1_000, "UTC")
     needs = ("TIKTOK_CLIENT_KEY", "TIKTOK_CLIENT_SECRET")

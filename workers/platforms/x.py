@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 from pipeline.errors import Gone, NotAllowed, QuotaSpent, ScrapeError
-from pipeline.platforms import Call, Client, UrlRule, midnight_after
+from pipeline.platforms import Call, Client, Meanings, UrlRule, midnight_after
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Profile
 from workers.node import Index, Node
 from workers.platforms.base import Base, PostType, gone, newest_first, total
@@ -24,6 +24,10 @@ class X(Base):
     name = "x"
     title = "X"
     base_url = "https://api.x.com"
+    meanings = Meanings(
+        posts="posts, replies and reposts, as the profile counts them",
+        engagement="likes, replies, and reposts with quotes, of what it wrote itself",
+    )
     calls: Mapping[Kind, Call] = {
         "resolve": Call(limit="300/15m", batch=100, price_usd=0.010),
         "profiles": Call(limit="300/15m", batch=100, price_usd=0.010),

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import NotAllowed, QuotaSpent, RateLimited, ScrapeError
-from pipeline.platforms import Call, Client, NotOffered, Quota, UrlRule, midnight_after
+from pipeline.platforms import Call, Client, Meanings, NotOffered, Quota, UrlRule, midnight_after
 from pipeline.records import Account, Kind, Missing, Page, Post, Posts, Precision, Profile
 from workers.node import Index, Node
 from workers.platforms.base import Base, gone, newest_first
@@ -28,7 +28,13 @@ class YouTube(Base):
     name = "youtube"
     title = "YouTube"
     base_url = "https://www.googleapis.com/youtube/v3"
+    meanings = Meanings(
+        followers="subscribers, rounded down to three figures from 1,000 up; unknown where the channel hides them",
+        posts="public videos",
+        engagement="likes and comments of its videos",
+    )
     not_offered = NotOffered(following="only the channel's owner may read it")
+    post_lacks = ("shares",)
     calls: Mapping[Kind, Call] = {
         "resolve": Call(limit="2/s"),
         "profiles": Call(limit="2/s", batch=50),

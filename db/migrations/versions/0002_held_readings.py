@@ -43,3 +43,12 @@ def upgrade() -> None:
         "fact_followers_snapshot",
         "one row per account and UTC day: the day's last good reading, else its last held one",
     )
+
+
+def downgrade() -> None:
+    # Without the mark beside the newest numbers nothing could settle a held snapshot any more.
+    op.drop_column("account_latest", "held_precision")
+    op.drop_column("account_latest", "held_at")
+    op.drop_column("account_latest", "held_followers")
+    op.create_table_comment("account_latest", "the newest snapshot of each account, kept in the same transaction")
+    op.create_table_comment("fact_followers_snapshot", "one row per account and UTC day: the day's last good reading")

@@ -5,8 +5,8 @@ import pytest
 from api.cache.entries import Key
 from api.cache.flights import Flights
 
-KEY = Key("/api/summary", (), "application/json", "identity")
-OTHER = Key("/api/accounts", (), "application/json", "identity")
+KEY = Key("/api/summary", (), "application/json")
+OTHER = Key("/api/accounts", (), "application/json")
 
 
 class Reads:

@@ -1,14 +1,26 @@
 import base64
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from api.problems import Problem
-from api.schemas import HistoryQuery, SummaryQuery, chosen_fields, cursor_of, parameters, parse, parse_list, place_of
-from db.reads import AccountSummary, After, Order
+from api.schemas import (
+    HistoryQuery,
+    MoversQuery,
+    SummaryQuery,
+    chosen_fields,
+    cursor_of,
+    parameters,
+    parse,
+    parse_list,
+    place_of,
+)
+from db.jobs import Shown
+from db.keyset import After, Order
+from db.posts import ListedPost
+from db.reads import SORTABLE, AccountSummary
 
 TODAY = date(2026, 3, 2)
-PLATFORMS = {"x": None, "youtube": None}
 
 
 def faults(problem: Problem) -> dict[str, str]:
@@ -54,14 +66,13 @@ def test_the_word_null_is_a_text_like_any_other() -> None:
 
 def test_a_list_refuses_what_does_not_exist() -> None:
     for params, field in [
-        ({"platform": "orkut"}, "platform"),
         ({"sort": "bio"}, "sort"),
         ({"sort": "--followers"}, "sort"),
         ({"sort": "-"}, "sort"),
         ({"page": "1", "cursor": "abc"}, "cursor"),
     ]:
         with pytest.raises(Problem) as refused:
-            parse_list(params, SummaryQuery, "summary", PLATFORMS)
+            parse_list(params, SummaryQuery, SORTABLE["summary"])
         assert field in faults(refused.value)
 
 
@@ -116,6 +127,52 @@ def test_a_cursor_of_another_order_or_a_forged_one_is_refused() -> None:
         assert "cursor" in faults(refused.value)
     with pytest.raises(Problem):
         place_of(forged('["handle",false,"a\\u0000b",2]'), Order("handle"), AccountSummary)
+
+
+def test_a_cursor_of_rows_with_keys_of_other_kinds_leads_back_and_forged_keys_are_refused() -> None:
+    at = datetime(2026, 3, 2, 12, 30, 1, 123456, tzinfo=UTC)
+    for row_type, order, key, forgeries in (
+        (ListedPost, Order("published_at", True), 'p"1,Ü', ("7", "null", '"a\\u0000b"')),
+        (Shown, Order("created_at", True), "7b0f8f3e-6f7f-4a57-9d7c-0d6f2f1c2a10", ('"7b0f"', '"\' OR 1=1"', "{}")),
+    ):
+        assert place_of(cursor_of(order, After(at, key)), order, row_type) == After(at, key)
+        for forgery in forgeries:
+            text = f'["{order.column}",true,"2026-03-02T12:30:01Z",{forgery}]'
+            with pytest.raises(Problem) as refused:
+                place_of(base64.urlsafe_b64encode(text.encode()).decode(), order, row_type)
+            assert "cursor" in faults(refused.value)
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_cursor_of_a_time_that_no_calendar_has_in_utc_is_refused(time: str) -> None:
+    forged = base64.urlsafe_b64encode(f'["published_at",true,"{time}","p1"]'.encode()).decode()
+    with pytest.raises(Problem) as refused:
+        place_of(forged, Order("published_at", True), ListedPost)
+    assert "cursor" in faults(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"from": "2026-02-30"}, "from"),
+        ({"from": "1999-12-31"}, "from"),
+        ({"to": "2100-01-01"}, "to"),
+        ({"from": "2026-03-02", "to": "2026-03-01"}, "from"),
+        ({"from": "2010-01-01", "to": "2026-03-01"}, "from"),
+    ],
+)
+def test_a_range_that_is_none_is_refused(params: dict[str, str], field: str) -> None:
+    with pytest.raises(Problem) as refused:
+        parse(params, HistoryQuery).span(TODAY)
+    assert field in faults(refused.value)
+
+
+def test_days_are_one_of_three_intervals() -> None:
+    assert parse({"days": "30"}, MoversQuery).days == 30
+    for wrong in ("2", "-1", "7.0", "", "07", "week"):
+        with pytest.raises(Problem) as refused:
+            parse({"days": wrong}, MoversQuery)
+        assert faults(refused.value)["days"].endswith("is not one of 1, 7, 30")
 
 
 def test_a_range_is_a_year_to_today_unless_said_otherwise() -> None:

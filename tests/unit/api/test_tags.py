@@ -1,3 +1,6 @@
+import threading
+from collections.abc import Iterator
+
 import pytest
 
 from api.cache import tags
@@ -55,3 +58,19 @@ def test_forgetting_old_purges_revives_nothing(monkeypatch: pytest.MonkeyPatch) 
     purges.purge(["account:2", "account:3", "account:4"])
     assert not purges.hold(["account:1"], stamp)
     assert purges.hold(["account:1"], purges.stamp())
+
+
+def test_two_threads_that_purge_a_tag_leave_it_purged_by_the_later_one() -> None:
+    purges = listening()
+    later = threading.Thread(target=lambda: purges.purge(["summary"]))
+    stamps = []
+
+    def meanwhile() -> Iterator[str]:
+        stamps.append(purges.stamp())  # of a read that begins between the two commits
+        later.start()
+        later.join(0.3)  # it waits for its turn
+        yield "summary"
+
+    purges.purge(meanwhile())
+    later.join()
+    assert not purges.hold(["summary"], stamps[0])

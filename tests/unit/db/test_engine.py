@@ -1,12 +1,13 @@
-"""Which connection a reader gets."""
+"""What a connection is set to, and what becomes of a transaction."""
 
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import text
 
-from db.engine import DatabaseError, Engine, Engines, make_engine, reading, transaction
+from db.engine import Connection, DatabaseError, Engine, commit, is_out_of_time, make_engine, reading, transaction
 
 
 @pytest.fixture
@@ -19,53 +20,44 @@ def unreachable() -> Iterator[Engine]:
         engine.dispose()
 
 
-@pytest.fixture
-def replica(database_url: str) -> Iterator[Engine]:
-    """Return an engine that shows itself by its name."""
-    engine = make_engine(database_url, application_name="replica")
-    yield engine
+def test_a_session_speaks_utc_and_bears_its_processs_name(database_url: str) -> None:
+    engine = make_engine(database_url, application_name="rollcall worker x")
+    with reading(engine) as conn:
+        assert conn.scalar(text("SHOW timezone")) == "UTC"
+        named = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rollcall worker x'"
+        assert conn.scalar(text(named)) == 1
     engine.dispose()
 
 
-def _name(engines: Engines) -> str:
-    with engines.reading() as conn:
-        return str(conn.scalar(text("SHOW application_name")))
-
-
-def test_reads_go_to_the_replica_and_transactions_to_the_primary(engine: Engine, replica: Engine) -> None:
-    engines = Engines(engine, replica)
-    assert _name(engines) == "replica"
-    with engines.transaction() as conn:
-        assert conn.scalar(text("SHOW application_name")) == "tests"
-
-
-def test_reads_go_to_the_primary_while_the_replica_is_away(engine: Engine, unreachable: Engine) -> None:
-    assert _name(Engines(engine, unreachable)) == "tests"
-
-
-def test_a_replica_that_is_away_is_not_asked_at_every_read(
-    engine: Engine, unreachable: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engines = Engines(engine, unreachable)
-    asked = []
-    connect = unreachable.connect
-    monkeypatch.setattr(unreachable, "connect", lambda: asked.append(1) or connect())
-    for _ in range(3):
-        assert _name(engines) == "tests"
-    assert len(asked) == 1
-
-
-def test_reads_raise_when_neither_answers(unreachable: Engine) -> None:
-    with pytest.raises(DatabaseError), Engines(unreachable, unreachable).reading():
-        pass
-
-
-def test_sessions_speak_utc_and_end_statements_that_take_too_long(database_url: str) -> None:
+def test_the_server_ends_a_statement_that_takes_too_long(database_url: str) -> None:
     engine = make_engine(database_url, statement_timeout_s=0.05)
     with reading(engine) as conn:
-        assert conn.scalar(text("SHOW timezone")) == "UTC"
-        with pytest.raises(DatabaseError, match="statement timeout"):
+        with pytest.raises(DatabaseError) as ended:
             conn.execute(text("SELECT pg_sleep(5)"))
+        assert is_out_of_time(ended.value)
+        with pytest.raises(DatabaseError) as wrong:
+            conn.execute(text("SELECT 1 / 0"))
+        assert not is_out_of_time(wrong.value)
+    engine.dispose()
+
+
+def test_the_server_ends_a_transaction_whose_process_fell_silent_and_frees_its_locks(
+    database_url: str, engine: Engine
+) -> None:
+    silent = make_engine(database_url, idle_timeout_s=0.1)
+    with silent.connect() as conn:
+        conn.execute(text("LOCK TABLE dim_account IN ACCESS EXCLUSIVE MODE"))
+        with transaction(engine) as other:  # waits for the lock
+            assert other.scalar(text("SELECT count(*) FROM dim_account")) == 0
+        conn.invalidate()
+    silent.dispose()
+
+
+def test_without_timeouts_the_server_waits_for_ever(database_url: str) -> None:
+    engine = make_engine(database_url)
+    with reading(engine) as conn:
+        for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            assert conn.scalar(text(f"SHOW {name}")) == "0"
     engine.dispose()
 
 
@@ -85,3 +77,38 @@ def test_a_transaction_that_raises_leaves_nothing(engine: Engine) -> None:
         raise ZeroDivisionError
     with reading(engine) as conn:
         assert conn.scalar(text("SELECT count(*) FROM dataset")) == 0
+
+
+def test_a_transaction_is_tried_again_while_the_server_is_away_until_patience_ends(unreachable: Engine) -> None:
+    began = time.monotonic()
+    with pytest.raises(DatabaseError):
+        commit(unreachable, lambda conn: conn.scalar(text("SELECT 1")), patience_s=0.3)
+    assert time.monotonic() - began >= 0.3
+
+
+def test_a_transaction_whose_connection_breaks_is_done_again_and_counts_once(engine: Engine) -> None:
+    tries = 0
+
+    def work(conn: Connection) -> int:
+        nonlocal tries
+        tries += 1
+        conn.execute(text("INSERT INTO dataset (source) VALUES ('live')"))
+        if tries == 1:
+            conn.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        return tries
+
+    assert commit(engine, work, patience_s=10) == 2
+    with reading(engine) as conn:
+        assert conn.scalar(text("SELECT count(*) FROM dataset")) == 1
+
+
+def test_a_transaction_that_the_server_refuses_is_not_tried_again(engine: Engine) -> None:
+    tries = []
+
+    def work(conn: Connection) -> None:
+        tries.append(1)
+        conn.execute(text("SELECT 1 / 0"))
+
+    with pytest.raises(DatabaseError):
+        commit(engine, work, patience_s=10)
+    assert tries == [1]

@@ -83,7 +83,7 @@ def test_an_unclosed_quotation_mark_takes_no_row_with_a_good_one():
     assert [row.values["url"] for row in rest if isinstance(row, Row)] == ["a.example/2", "a.example/3"]
 
 
-@pytest.mark.parametrize("value", [b"\xe4mter", b"nul\x00", b"bell\x07"])
+@pytest.mark.parametrize("value", [b"\xe4mter", b"nul\x00", b"bell\x07", "\ufffdmter".encode()])
 def test_bytes_that_are_no_text_cost_their_own_row_only(value):
     bad, good = account_file.read(b"url,org\na.example/1," + value + b"\na.example/2,Two\n").rows
     assert isinstance(bad, BadRow)

@@ -158,6 +158,14 @@ def test_a_handle_that_the_platform_does_not_give_out_is_unclear(handle):
         addresses.of_handle(PLATFORMS["birds"], handle)
 
 
+@pytest.mark.parametrize("text", ["x" * 10_000, "https://" + "x" * 10_000, "birds/" + "!" * 10_000])
+def test_of_a_line_of_garbage_the_message_quotes_the_beginning_only(text):
+    with pytest.raises(Unclear) as caught:
+        addresses.of_text(text, PLATFORMS)
+    assert text[6:70] in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
 def test_a_handle_that_is_an_id_is_known_as_one():
     assert addresses.of_handle(PLATFORMS["clips"], "UC123").external_id == "UC123"
     assert addresses.of_handle(PLATFORMS["clips"], "reel").external_id is None

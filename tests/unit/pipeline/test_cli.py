@@ -72,6 +72,8 @@ def test_missing_settings_are_named(rollcall):
     [
         ("accounts", "list"),
         ("enqueue", "--all"),
+        ("jobs",),
+        ("jobs", "cancel", "--queued"),
         ("status",),
         ("keys", "list"),
         ("keys", "create", "--name", "n", "--scope", "refresh"),
@@ -107,11 +109,28 @@ def test_an_address_that_can_t_be_taken_apart_is_never_quoted(rollcall, address)
     [
         ("enqueue",),
         ("enqueue", "x/goose", "--all"),
+        ("enqueue", "x/goose", "--core"),
+        ("enqueue", "--all", "--failed"),
+        ("enqueue", "--file", "missing.txt"),
+        ("enqueue", "--file", "missing.txt", "--all"),
         ("enqueue", "--platform", "pigeons"),
+        ("enqueue", "--since", "lately"),
+        ("enqueue", "--since", "2999-01-01"),
+        ("enqueue", "--all", "--timeout", "1m"),
+        ("enqueue", "--all", "--wait", "--timeout", "soon"),
+        ("jobs", "sing"),
+        ("jobs", "--state", "tired"),
+        ("jobs", "--limit", "0"),
+        ("jobs", "show"),
+        ("jobs", "show", "goose"),
+        ("jobs", "retry"),
+        ("jobs", "retry", "00000000-0000-4000-8000-000000000000", "--failed"),
+        ("jobs", "retry", "00000000-0000-4000-8000-000000000000", "--platform", "x"),
+        ("jobs", "cancel"),
+        ("jobs", "cancel", "--platform", "x"),
         ("accounts", "import"),
         ("accounts", "import", "missing.csv"),
         ("accounts", "list", "--status", "tired"),
-        ("keys", "create", "--name", "n"),
         ("keys", "create", "--name", "n", "--scope", "everything"),
         ("sing",),
     ],
@@ -128,11 +147,14 @@ def test_the_doctor_goes_on_when_the_servers_are_away(rollcall):
     assert result.exit_code == 1
     assert SECRET not in result.output
     lines = [line.split("\t") for line in result.stdout.splitlines()]
-    assert [line[:2] for line in lines] == [
-        ["ok", "settings"],
-        ["fail", "database"],
-        ["fail", "redis"],
-        ["ok", "disk"],
-    ]
-    assert "DATABASE_URL" in lines[1][3]
-    assert "REDIS_URL" in lines[2][3]
+    found = {line[1]: line for line in lines}
+    assert {what: found[what][0] for what in ("settings", "database", "redis", "broker", "api", "disk")} == {
+        "settings": "ok",
+        "database": "fail",
+        "redis": "fail",
+        "broker": "fail",
+        "api": "fail",
+        "disk": "ok",
+    }
+    assert "DATABASE_URL" in found["database"][3]
+    assert "REDIS_URL" in found["redis"][3]

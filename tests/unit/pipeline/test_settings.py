@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from db.standing import StaleAfter
 from pipeline import platforms
 from pipeline.limits import Rate
 from pipeline.settings import SettingsError, load_settings
@@ -38,6 +39,18 @@ def test_a_broker_of_a_kind_that_nobody_speaks_is_refused_at_start() -> None:
     with pytest.raises(SettingsError, match=r"BROKER_URL.*no address of a broker"):
         settings(DATABASE, REDIS, BROKER_URL="kafka://user:hunter2@host")
     assert settings(DATABASE, REDIS, BROKER_URL="amqp://host//").broker == "amqp://host//"
+
+
+def test_a_replica_without_an_address_is_refused_at_start() -> None:
+    with pytest.raises(SettingsError, match=r"ENABLE_READ_REPLICA.*needs DATABASE_READ_REPLICA_URL"):
+        settings(DATABASE, REDIS, ENABLE_READ_REPLICA="true")
+    with pytest.raises(SettingsError) as caught:
+        settings(DATABASE, REDIS, ENABLE_READ_REPLICA="true", DATABASE_READ_REPLICA_URL="mysql://root:hunter2@db/x")
+    assert "ENABLE_READ_REPLICA" not in str(caught.value)
+    assert settings(
+        DATABASE, REDIS, ENABLE_READ_REPLICA="true", DATABASE_READ_REPLICA_URL=DATABASE
+    ).enable_read_replica
+    assert not settings(DATABASE, REDIS, ENABLE_READ_REPLICA="false").enable_read_replica
 
 
 def test_a_bare_postgresql_address_is_read_as_psycopg2() -> None:
@@ -76,6 +89,49 @@ def test_a_misspelt_rate_limit_is_refused_instead_of_ignored() -> None:
 def test_a_rate_that_is_none_is_refused_by_name() -> None:
     with pytest.raises(SettingsError, match=r"RATE_LIMIT_X_PROFILES.*300/15m"):
         settings(DATABASE, REDIS, RATE_LIMIT_X_PROFILES="fast")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"READ_INTERVAL_S_TWITTER": "60"}, "READ_INTERVAL_S_TWITTER: no platform has such a call"),
+        ({"POSTS_INTERVAL_S_LINKEDIN": "60"}, "POSTS_INTERVAL_S_LINKEDIN: no platform has such a call"),
+        ({"READ_INTERVAL_S_X": "1d"}, "READ_INTERVAL_S_X: '1d' is no number of seconds"),
+        ({"READ_INTERVAL_S_X": "0"}, "READ_INTERVAL_S_X: '0' is no number of seconds"),
+        ({"READ_AT": "6am"}, "READ_AT: Value error, is no time of the day"),
+        ({"READ_AT": "24:00"}, "READ_AT: Value error, is no time of the day"),
+    ],
+)
+def test_intervals_and_times_that_are_none_are_refused_by_name(wrong: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings(DATABASE, REDIS, **wrong)
+    assert said in str(caught.value)
+
+
+def test_a_platform_is_read_at_its_own_intervals_where_they_are_set() -> None:
+    x, bluesky = platforms.load()["x"], platforms.load()["bluesky"]
+    found = settings(DATABASE, REDIS, READ_INTERVAL_S="7200", READ_INTERVAL_S_X="60", POSTS_INTERVAL_S_X="600")
+
+    assert (found.interval_s(x, "resolve"), found.interval_s(x, "profiles"), found.interval_s(x, "posts")) == (
+        60,
+        60,
+        600,
+    )
+    assert (found.interval_s(bluesky, "profiles"), found.interval_s(bluesky, "posts")) == (7_200, 86_400)
+
+
+def test_numbers_may_grow_a_twelfth_older_than_their_interval_unless_it_is_said_otherwise() -> None:
+    assert settings(DATABASE, REDIS).stale_after == StaleAfter(interval_s=86_400, after_s=93_600)
+    found = settings(
+        DATABASE, REDIS, READ_INTERVAL_S="3600", STALE_AFTER_S="7200", READ_INTERVAL_S_X="60"
+    ).stale_after
+    assert found == StaleAfter(interval_s=3_600, after_s=7_200, intervals_s={"x": 60})
+
+
+def test_a_time_of_the_day_is_the_second_at_which_everything_is_read() -> None:
+    assert settings(DATABASE, REDIS).read_at_s is None
+    assert settings(DATABASE, REDIS, READ_AT="00:00").read_at_s == 0
+    assert settings(DATABASE, REDIS, READ_AT="06:30").read_at_s == 23_400
 
 
 def test_the_simulator_stands_in_for_every_platform_and_rows_say_so() -> None:
@@ -195,3 +251,89 @@ def test_only_servers_that_anybody_names_are_kept_to_the_public_internet() -> No
         {"SIMULATOR_URL": "http://127.0.0.1:8900"},
     ):
         assert not settings(DATABASE, REDIS, **chosen).is_public_only(mastodon)
+
+
+def test_a_cdn_is_known_by_its_servers_or_its_service() -> None:
+    assert not settings(DATABASE, REDIS).has_cdn
+    varnish = settings(DATABASE, REDIS, CDN_VARNISH_URLS="http://a:6081, http://[::1]:6081,http://a:6081")
+    assert varnish.has_cdn and varnish.varnish_urls == ("http://a:6081", "http://[::1]:6081")
+    fastly = settings(DATABASE, REDIS, CDN_FASTLY_SERVICE_ID="abc1", FASTLY_API_TOKEN="s3cret")
+    assert fastly.has_cdn and "s3cret" not in f"{fastly!r}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"CDN_VARNISH_URLS": "varnish:6081"}, "CDN_VARNISH_URLS"),
+        ({"CDN_VARNISH_URLS": "http://a:6081 http://b:6081"}, "CDN_VARNISH_URLS"),
+        ({"CDN_VARNISH_URLS": "http://u:s3cret@a:6081"}, "CDN_VARNISH_URLS"),
+        ({"CDN_FASTLY_URL": "http://a:1,http://b:2"}, "CDN_FASTLY_URL"),
+        ({"CDN_FASTLY_SERVICE_ID": "abc1"}, "needs FASTLY_API_TOKEN"),
+        ({"CDN_FASTLY_SERVICE_ID": "a/../b", "FASTLY_API_TOKEN": "s3cret"}, "CDN_FASTLY_SERVICE_ID"),
+        ({"CDN_FASTLY_SERVICE_ID": "abc1", "FASTLY_API_TOKEN": "s3cret\r\nX: 1"}, "FASTLY_API_TOKEN"),
+    ],
+)
+def test_a_cdn_that_can_t_be_one_is_refused_by_name(wrong: dict[str, str], name: str) -> None:
+    with pytest.raises(SettingsError, match=name) as caught:
+        settings(DATABASE, REDIS, **wrong)
+    assert "s3cret" not in str(caught.value)
+
+
+def _file(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_secret_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
+    found = load_settings(
+        {
+            "DATABASE_URL_FILE": _file(tmp_path / "database", f"{DATABASE}\n"),
+            "REDIS_URL": REDIS,
+            "X_BEARER_TOKEN_FILE": _file(tmp_path / "x", "one"),
+            "X_BEARER_TOKEN_2_FILE": _file(tmp_path / "x2", "two\n"),
+            "SSL_CERT_FILE": "/not/ours",
+            "PORT_FILE": "/no/secret",
+        },
+        env_files=(),
+    )
+
+    assert found.database_url.get_secret_value().endswith("s3cret@localhost/rollcall")
+    values = [one.values["X_BEARER_TOKEN"].get_secret_value() for one in found.credentials(platforms.load()["x"])]
+    assert values == ["one", "two"]
+    assert {file.name for file in found.secret_files} == {"database", "x", "x2"}
+
+
+def test_the_environment_outranks_a_file_that_dot_env_names(tmp_path: Path) -> None:
+    dot_env = tmp_path / ".env"
+    dot_env.write_text(f"DATABASE_URL={DATABASE}\nREDIS_URL_FILE={_file(tmp_path / 'redis', 'redis://filed')}\n")
+
+    def redis(**environ: str) -> str:
+        return load_settings(environ, env_files=(dot_env,)).redis_url.get_secret_value()
+
+    assert redis() == "redis://filed"
+    assert redis(REDIS_URL="redis://here") == "redis://here"
+    assert redis(REDIS_URL_FILE=_file(tmp_path / "other", "redis://other")) == "redis://other"
+
+
+def test_what_is_wrong_with_a_secrets_file_is_said_without_the_secret(tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfehunter2")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(
+            {
+                "DATABASE_URL": DATABASE,
+                "DATABASE_URL_FILE": _file(tmp_path / "database", "postgresql://me:hunter2@host/x"),
+                "REDIS_URL_FILE": str(tmp_path / "missing"),
+                "BROKER_URL_FILE": str(tmp_path),
+                "X_BEARER_TOKEN_FILE": _file(tmp_path / "empty", "\n"),
+                "FLOWER_BASIC_AUTH_FILE": str(tmp_path / "bytes"),
+            },
+            env_files=(),
+        )
+
+    said = str(caught.value)
+    assert "DATABASE_URL: set beside DATABASE_URL_FILE" in said
+    assert f"REDIS_URL_FILE: {tmp_path / 'missing'}: No such file" in said
+    assert "BROKER_URL_FILE" in said and "Is a directory" in said
+    assert f"X_BEARER_TOKEN_FILE: {tmp_path / 'empty'} holds nothing" in said
+    assert "FLOWER_BASIC_AUTH_FILE" in said and "is no text" in said
+    assert "hunter2" not in said

@@ -1,8 +1,11 @@
 """Results are readable on a terminal and by the next program in a pipe."""
 
+import json
+
 import pytest
 
-from pipeline.terminal import duration, show_table
+from pipeline.limits import duration
+from pipeline.terminal import JsonObject, show_table
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,38 @@ def test_no_color_is_respected(capsys, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     show_table(("name",), [("goose",)])
     assert "\x1b[3" not in capsys.readouterr().out
+
+
+def test_a_terminal_gets_the_first_rows_and_the_number_of_the_others(capsys, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    assert show_table(("name",), ((f"goose{n}",) for n in range(1_000)), most=2) == 1_000
+    shown = capsys.readouterr()
+    assert "goose1" in shown.out
+    assert "goose2" not in shown.out
+    assert "998 more" in shown.err
+
+
+def test_a_pipe_gets_every_row(capsys):
+    assert show_table(("name",), ((n,) for n in range(100)), most=2) == 100
+    assert capsys.readouterr().out.splitlines() == [str(n) for n in range(100)]
+
+
+@pytest.mark.parametrize("lists", [{"a": []}, {"a": [1], "b": []}, {"a": [], "b": [{"c": None}, {"c": "ö"}]}])
+def test_an_object_written_item_by_item_is_json(capsys, lists):
+    answer = JsonObject()
+    for name, items in lists.items():
+        answer.show_list(name, items)
+    answer.end()
+    assert json.loads(capsys.readouterr().out) == lists
+
+
+def test_an_item_is_written_as_soon_as_it_is_there(capsys):
+    written = []
+
+    def items():
+        for item in ("goose", "gander"):
+            yield item
+            written.append(capsys.readouterr().out)
+
+    JsonObject().show_list("jobs", items())
+    assert ['"goose"' in written[0], '"gander"' in written[0], '"gander"' in written[1]] == [True, False, True]

@@ -4,9 +4,10 @@ from typing import ClassVar
 
 import pytest
 
-from db.overview import Candidate
+from db.health import Alike
 from pipeline.limits import Rate
 from pipeline.platforms import Call, NotOffered, Quota
+from pipeline.records import Kind
 from pipeline.settings import Settings
 from pipeline.terms import CallTerms, terms
 from tests.fakes import settings as given
@@ -50,8 +51,8 @@ def limits_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Settings, "rate", lambda self, platform, kind: Rate.parse(platform.calls[kind].limit))
 
 
-def candidates(count: int, kind: str = "profiles") -> list[Candidate]:
-    return [Candidate(n, "harbour", "", f"harbour/ship{n}", kind, True) for n in range(count)]  # type: ignore[arg-type]
+def ships(count: int, kind: Kind = "profiles", every_s: int | None = None) -> list[Alike]:
+    return [Alike("harbour", kind, "", every_s, count)]
 
 
 def calls(*args: object, **environ: str) -> dict[str, CallTerms]:
@@ -79,7 +80,7 @@ def test_what_is_not_offered_stands_with_its_reason_and_nothing_else() -> None:
 
 
 def test_a_day_of_the_list_takes_full_batches_of_profiles_and_a_call_for_each_accounts_posts() -> None:
-    found = calls(candidates(101))
+    found = calls(ships(101))
     assert found["profiles"] == CallTerms(
         kind="profiles", limit=Rate(300, 900), batch=100, accounts=101, calls_a_day=2, usd_a_day=1.01
     )
@@ -88,21 +89,28 @@ def test_a_day_of_the_list_takes_full_batches_of_profiles_and_a_call_for_each_ac
 
 
 def test_accounts_whose_id_is_not_known_yet_are_told_as_they_will_be_read() -> None:
-    found = calls([*candidates(3), *candidates(2, "resolve")])
+    found = calls([*ships(3), *ships(2, "resolve")])
     assert (found["resolve"].calls_a_day, found["profiles"].calls_a_day, found["posts"].calls_a_day) == (2, 1, 5)
 
 
 def test_the_intervals_and_pages_that_are_set_multiply_a_day() -> None:
-    found = calls(candidates(10), READ_INTERVAL_S="21600", POSTS_INTERVAL_S="172800", POSTS_PAGES="3")
+    found = calls(ships(10), READ_INTERVAL_S="21600", POSTS_INTERVAL_S="172800", POSTS_PAGES="3")
     assert (found["profiles"].calls_a_day, found["profiles"].usd_a_day) == (4, 0.4)
     assert (found["posts"].calls_a_day, found["posts"].usd_a_day) == (15, 7.5)
 
 
+def test_accounts_with_an_interval_of_their_own_are_reckoned_by_it() -> None:
+    found = calls([*ships(10), *ships(5, every_s=43_200), *ships(7, every_s=7 * 86_400)])
+    assert (found["profiles"].accounts, found["profiles"].calls_a_day) == (22, 1 + 2 + 1)
+    assert found["profiles"].usd_a_day == pytest.approx(0.10 + 2 * 0.05 + 0.01)
+    assert found["posts"].calls_a_day == 22
+
+
 def test_money_is_told_before_the_key_is_there() -> None:
-    found = {call.kind: call for call in terms(Closed(), candidates(100), settings()).calls}
+    found = {call.kind: call for call in terms(Closed(), ships(100), settings()).calls}
     assert found["profiles"].usd_a_day == 1.0
 
 
 def test_a_platform_without_a_reader_takes_nothing() -> None:
-    found = terms(Unread(), candidates(3), settings())
+    found = terms(Unread(), ships(3), settings())
     assert (found.why_not, found.calls) == ("no reader yet", [])

@@ -1,0 +1,40 @@
+"""A request as this API sees it."""
+
+import random
+import re
+import time
+from typing import Any
+
+import falcon.asgi
+
+WARMING = "rollcall.warming"
+"""Marks the scope of a request that this process makes itself; what comes through a socket can't bear it."""
+_REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}")
+
+
+def is_id(given: bytes) -> bool:
+    """Tell whether a request may be called so."""
+    return _REQUEST_ID.fullmatch(given) is not None
+
+
+def id_from(given: bytes | None) -> str:
+    """Return the id that a request gives itself in X-Request-ID, or a new one: a name and no secret."""
+    if given is not None and is_id(given):
+        return given.decode()
+    return f"{random.getrandbits(128):032x}"
+
+
+class ApiRequest(falcon.asgi.Request):
+    """A request with its id and the time it began, from its first moment: some end before any middleware.
+
+    Its query string is left alone: Falcon would decode it where no error handler stands yet, and answer bad UTF-8
+    with a 500.
+    """
+
+    def __init__(self, scope: dict[str, Any], *args: Any, **options: Any) -> None:
+        super().__init__({**scope, "query_string": b""}, *args, **options)
+        self.raw_query: bytes = scope["query_string"]
+        given = self.get_header("X-Request-ID")
+        self.id = id_from(given.encode("latin-1") if given else None)
+        self.began = time.perf_counter()
+        self.is_warming: bool = WARMING in scope

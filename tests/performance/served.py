@@ -1,0 +1,168 @@
+"""HTTP servers of a benchmark as whole processes: what a request costs them, and how many they answer."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import venv
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from msgspec import Struct
+
+from tests.performance.machine import HERE, Machine, wait
+
+PEERS = HERE / ".benchmarks" / "peers"
+HOW_TO_GET_WRK = "wrk is not installed: apt-get install wrk (brew install wrk)"
+_PEERS_NEED = Path(__file__).parent / "peers" / "requirements.txt"
+# One request per line of a file, each once; a thread of wrk says at the end how its answers came out.
+_LUA = """
+local requests, last = {}, 0
+function init(args)
+  for line in io.lines(os.getenv("BENCH_PATHS")) do requests[#requests + 1] = wrk.format("GET", line) end
+end
+function request()
+  last = last % #requests + 1
+  return requests[last]
+end
+function done(summary, latency)
+  local e = summary.errors
+  io.write(string.format(
+    'FOUND {"requests": %d, "duration_us": %d, "failed": %d, "p50_us": %d, "p99_us": %d}\\n',
+    summary.requests, summary.duration, e.connect + e.read + e.write + e.status + e.timeout,
+    latency:percentile(50), latency:percentile(99)))
+end
+"""
+
+
+class Load(Struct, frozen=True):
+    """What wrk found in one round."""
+
+    requests: int
+    duration_us: int
+    failed: int
+    p50_us: int
+    p99_us: int
+    cpu_s: float = 0.0
+
+    @property
+    def per_second(self) -> float:
+        return self.requests / self.duration_us * 1e6
+
+    @property
+    def cpu_us(self) -> float:
+        """Return the server's CPU time of one request."""
+        return self.cpu_s / self.requests * 1e6
+
+
+class Served:
+    """One server with all its processes. `aside` is the CPU of servers that work for it, such as the database."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, aside: Callable[[], float] = lambda: 0.0) -> None:
+        self.process = process
+        self.port = port
+        self._aside = aside
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
+    @property
+    def cpu_s(self) -> float:
+        return sum(sum(one.cpu_times()[:2]) for one in self.processes) + self._aside()
+
+    @property
+    def rss_bytes(self) -> int:
+        """Return the memory of all its processes; what they share counts in each."""
+        return sum(one.memory_info().rss for one in self.processes)
+
+    def get(self, path: str, **headers: str) -> tuple[Mapping[str, str], bytes]:
+        """Return headers and body of one answer. Raises HTTPError for a status of 400 or more."""
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=given)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.headers, answer.read()
+
+    def load(
+        self, folder: Path, paths: Sequence[str], *, seconds: float, connections: int = 32, **headers: str
+    ) -> Load:
+        """Ask for these paths in turn from so many connections, and return what it took."""
+        script, listed = folder / "wrk.lua", folder / "paths"
+        script.write_text(_LUA)
+        listed.write_text("\n".join(paths) + "\n")
+        given = [part for name, value in headers.items() for part in ("-H", f"{name.replace('_', '-')}: {value}")]
+        command = [wrk(), "-t1", f"-c{connections}", f"-d{seconds:g}s", *given, "-s", str(script)]
+        before = self.cpu_s
+        done = subprocess.run(
+            [*command, f"http://127.0.0.1:{self.port}"],
+            env=os.environ | {"BENCH_PATHS": str(listed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found = re.search(r"FOUND (\{.*\})", done.stdout)
+        assert found, done.stdout + done.stderr
+        load = Load(**json.loads(found[1]), cpu_s=self.cpu_s - before)
+        assert load.requests and not load.failed, f"{load.failed} of {load.requests} requests failed"
+        return load
+
+
+def wrk() -> str:
+    found = shutil.which("wrk")
+    if found is None:
+        sys.exit(HOW_TO_GET_WRK)
+    return found
+
+
+def start(
+    machine: Machine,
+    *module: str,
+    log: str,
+    aside: Callable[[], float] = lambda: 0.0,
+    python: str = sys.executable,
+    **environ: str,
+) -> Served:
+    """Start `python -m module …`, where {port} is a free one; return when it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [part.format(port=port) for part in module]
+    process = machine.start(*command, log=log, python=python, environ={"PORT": str(port), **environ})
+    served = Served(process, port, aside)
+    wait(lambda: _answers(served), f"an answer of {log}; see its log in {machine.folder}")
+    return served
+
+
+def _answers(served: Served) -> bool:
+    assert served.process.poll() is None, "the server ended: see its log"
+    with suppress(urllib.error.URLError, OSError):
+        with suppress(urllib.error.HTTPError):
+            served.get("/healthz")
+        return True
+    return False
+
+
+def peers() -> str:
+    """Return the Python of the environment that holds what others would pick; it is made on the first call."""
+    python, stamp = PEERS / "bin" / "python", PEERS / "made.from"
+    wanted = _PEERS_NEED.read_text()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        venv.create(PEERS, with_pip=True, clear=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*command, "-r", str(_PEERS_NEED)], check=True)
+        stamp.write_text(wanted)
+    return str(python)
+
+
+def rest(seconds: float) -> None:
+    """Let what a load has left behind come to its end."""
+    time.sleep(seconds)
