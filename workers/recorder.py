@@ -48,6 +48,7 @@ def run(settings: Settings, engine: Engine, stop: threading.Event) -> None:
                 receive_metrics(settings.broker, keep, stop)
         except away as exc:
             log.error("recorder_waits", error=type(exc).__name__)
+        notify.alive()  # a broker that is away may have taken its time to say so
         stop.wait(RETRY_S)
     with suppress(DatabaseError), transaction(engine) as conn:
         leases.leave(conn, leases.RECORDER, holder)
