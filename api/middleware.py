@@ -14,13 +14,14 @@ from api import bodies
 from api.access import Access
 from api.cached import HTML
 from api.client import Proxies, household
-from api.closing import ClosingLines
+from api.closing import Closed, ClosingLines
 from api.limiting import UNCOUNTED, Allowance, Standing
 from api.operations import Operation, operation_of
 from api.problems import Problem
 from api.request import ApiRequest
 from api.schemas import parameters
 from api.sessions import FOREIGN, Cookies, is_own
+from db.keys import Key
 
 
 class Requests:
@@ -40,9 +41,19 @@ class Requests:
         if req.is_warming:
             return
         ended = time.perf_counter()
-        # The path without the query.
+        key: Key | None = getattr(req.context, "key", None)
         self._lines.write(
-            ended, req.method, req.path, resp.status_code, ended - req.began, resp.get_header("X-Cache"), req.id
+            Closed(
+                ended,
+                took_s=ended - req.began,
+                request_id=req.id,
+                method=req.method,
+                path=req.path,  # without the query
+                template=req.uri_template,
+                status=resp.status_code,
+                cache=resp.get_header("X-Cache"),
+                key=key and key.key_id,
+            )
         )
 
 
@@ -83,22 +94,23 @@ class Callers:
 
     def admit(
         self, authorization: str | None, operation: Operation, address: Callable[[], str]
-    ) -> Sequence[tuple[str, str]] | None:
-        """Let pass, and count, who may pass without waiting, and return the headers of his limits.
+    ) -> tuple[str | None, Sequence[tuple[str, str]]] | None:
+        """Let pass, and count, who may pass without waiting; return the id of his key and the headers of his limits.
 
         None, and nothing is counted, where the long way has to decide.
         """
-        if not self._access.passes(authorization, operation):
+        key = self._access.known(authorization)
+        if not self._access.passes(key, authorization, operation):
             return None
-        key = self._access.known(authorization) if self._of_keys else None
-        if self._of_keys and key:
-            allowance, caller = self._of_keys, key.key_id
+        key_id = key and key.key_id
+        if self._of_keys and key_id:
+            allowance, caller = self._of_keys, key_id
         elif self._of_addresses:
             allowance, caller = self._of_addresses, household(address())
         else:
-            return ()
+            return key_id, ()
         standing = allowance.spend(caller)
-        return None if standing.is_over else _limits(allowance, standing)
+        return None if standing.is_over else (key_id, _limits(allowance, standing))
 
     async def process_resource(
         self, req: ApiRequest, resp: Response, resource: object, params: dict[str, Any]

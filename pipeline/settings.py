@@ -171,6 +171,9 @@ class Settings(BaseSettings):
     flower_port: int = Field(5555, ge=0, le=65535, description="port of Flower")
     flower_basic_auth: SecretStr | None = Field(None, description="user:password of Flower; it stays closed without")
     log_format: str = Field("console", pattern="^(console|json)$", description="console or json")
+    log_requests: Literal["all", "slow", "none"] = Field(
+        "all", description="requests that get a line: all, slow (a second or more, or answered 5xx) or none"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level logged")
 
     platforms: Mapping[str, SecretStr] = Field({}, exclude=True, description="what platforms declare")

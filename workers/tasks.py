@@ -5,6 +5,7 @@ from typing import Any
 
 from celery import Celery
 
+from pipeline import trail
 from pipeline.messages import task_name
 from pipeline.records import Kind
 from workers.allowance import SharedAllowance, Slot, TaskAllowance
@@ -42,6 +43,7 @@ def _allowance(deps: Deps, kind: Kind, shared: SharedAllowance) -> TaskAllowance
 
 def _door(deps: Deps, allowance: TaskAllowance) -> Callable[[Any, str], None]:
     def door(task: Any, job_id: str) -> None:
-        run_job(job_id, deps, Turn(allowance, task.request.get("slot", Slot())))
+        with trail.followed(task.request.__dict__):
+            run_job(job_id, deps, Turn(allowance, task.request.get("slot", Slot())))
 
     return door
