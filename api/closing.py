@@ -87,7 +87,9 @@ class ClosingLines:
 
 def json_line(now: str, took_s: float, request_id: str, *said: Any) -> str:
     before, between = _same_json(*said)
-    return f'{before}{took_s:.6f}{between}{request_id}", "level": "info", "logger": "{LOGGER}", "timestamp": "{now}"}}\n'
+    return (
+        f'{before}{took_s:.6f}{between}{request_id}", "level": "info", "logger": "{LOGGER}", "timestamp": "{now}"}}\n'
+    )
 
 
 @lru_cache(4096)

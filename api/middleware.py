@@ -15,6 +15,7 @@ from api.access import Access
 from api.cached import HTML
 from api.client import Proxies, household
 from api.closing import Closed, ClosingLines
+from api.counting import endpoint_of
 from api.limiting import UNCOUNTED, Allowance, Standing
 from api.operations import Operation, operation_of
 from api.problems import Problem
@@ -22,6 +23,7 @@ from api.request import ApiRequest
 from api.schemas import parameters
 from api.sessions import FOREIGN, Cookies, is_own
 from db.keys import Key
+from pipeline import tracing
 
 
 class Requests:
@@ -42,6 +44,8 @@ class Requests:
             return
         ended = time.perf_counter()
         key: Key | None = getattr(req.context, "key", None)
+        if tracing.is_on():
+            _tell(req, resp)
         self._lines.write(
             Closed(
                 ended,
@@ -52,9 +56,22 @@ class Requests:
                 template=req.uri_template,
                 status=resp.status_code,
                 cache=resp.get_header("X-Cache"),
-                key=key and key.key_id,
+                key=key.key_id if key else None,
             )
         )
+
+
+def _tell(req: ApiRequest, resp: Response) -> None:
+    """Say in the request's span what its closing line says."""
+    endpoint = endpoint_of(req.uri_template)
+    said: tracing.Attributes = {
+        "http.route": endpoint,
+        "http.request.method": req.method,
+        "http.response.status_code": resp.status_code,
+        "rollcall.request_id": req.id,
+        "rollcall.cache": resp.get_header("X-Cache"),
+    }
+    tracing.tell(said, name=f"{req.method} {endpoint}")
 
 
 class Callers:
@@ -102,7 +119,7 @@ class Callers:
         key = self._access.known(authorization)
         if not self._access.passes(key, authorization, operation):
             return None
-        key_id = key and key.key_id
+        key_id = key.key_id if key else None
         if self._of_keys and key_id:
             allowance, caller = self._of_keys, key_id
         elif self._of_addresses:

@@ -10,6 +10,8 @@ from pipeline.trail import is_id
 
 WARMING = "rollcall.warming"
 """Marks the scope of a request that this process makes itself; what comes through a socket can't bear it."""
+
+
 def id_from(given: bytes | None) -> str:
     """Return the id that a request gives itself in X-Request-ID, or a new one: a name and no secret."""
     if given is not None and is_id(text := given.decode("latin-1")):

@@ -20,7 +20,7 @@ from redis import Redis, RedisError
 
 from db.metrics import Counted
 from db.tags import EVERYTHING, is_aggregate
-from pipeline import lanes, notify, redis_channel, trail
+from pipeline import lanes, notify, redis_channel, tracing, trail
 from pipeline.cdn_queue import TELL_CDNS
 from pipeline.records import Job, Kind
 
@@ -135,7 +135,10 @@ def publish_jobs(celery: Celery, jobs: Iterable[Job]) -> None:
     """
     waiting = iter(jobs)
     while chunk := tuple(islice(waiting, _CHUNK)):
-        with _producer(celery) as producer:
+        with (
+            tracing.span("publish jobs", "producer", {"messaging.batch.message_count": len(chunk)}),
+            _producer(celery) as producer,
+        ):
             _send_surely(celery, producer, chunk)
 
 

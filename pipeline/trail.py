@@ -8,6 +8,8 @@ from typing import Any
 
 from structlog.contextvars import bound_contextvars, get_contextvars
 
+from pipeline import tracing
+
 REQUEST_ID = "request_id"
 _ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
@@ -25,15 +27,13 @@ def new_id(prefix: str) -> str:
 def headers() -> dict[str, str]:
     """Return the headers of a message that is sent in this context."""
     bound = get_contextvars()
-    return {REQUEST_ID: bound[REQUEST_ID]} if REQUEST_ID in bound else {}
+    return ({REQUEST_ID: bound[REQUEST_ID]} if REQUEST_ID in bound else {}) | dict(tracing.headers())
 
 
 @contextmanager
 def followed(headers: Mapping[str, Any]) -> Iterator[None]:
     """Let what the block logs and sends belong to the request whose message bore these headers."""
     request_id = headers.get(REQUEST_ID)
-    if isinstance(request_id, str) and is_id(request_id):
-        with bound_contextvars(request_id=request_id):
-            yield
-    else:
+    bound = {REQUEST_ID: request_id} if isinstance(request_id, str) and is_id(request_id) else {}
+    with tracing.continued(headers), bound_contextvars(**bound):
         yield
