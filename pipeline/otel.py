@@ -37,7 +37,6 @@ class Traces:
     """The spans of this process. They are sent by a thread of their own, and thrown away where that doesn't keep up."""
 
     def __init__(self, settings: Settings, process: str) -> None:
-        # In full, so that neither the environment's address nor its credentials come in beside the settings.
         self._exporter = _Exporter(settings.otel_exporter_otlp_endpoint, settings.otlp_headers)
         named = {"service.name": f"rollcall-{process}", "service.version": version("rollcall")}
         provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)

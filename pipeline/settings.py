@@ -305,7 +305,8 @@ class Settings(BaseSettings):
     @field_validator("otel_exporter_otlp_headers")
     @classmethod
     def _headers(cls, value: SecretStr | None) -> SecretStr | None:
-        pairs = _listed(value.get_secret_value()) if value else ()
+        # As they are sent: the error of a header that can't be would show it.
+        pairs = map(unquote, _listed(value.get_secret_value())) if value else ()
         if not all(re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+=[ -~]*", pair) for pair in pairs):
             raise ValueError("is no list of headers (name=value,name=value)")
         return value

@@ -13,7 +13,7 @@ from pipeline.metrics import Times
 class Threads(ThreadPoolExecutor):
     """A pool that knows whether it has anything to do: what nobody waits for is only begun when it has not.
 
-    Work belongs to the request that it is for, in the log and elsewhere.
+    Work belongs to the request that it is for, in logs and traces.
     """
 
     def __init__(self, most: int) -> None:
