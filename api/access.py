@@ -77,9 +77,8 @@ class Access:
             key = await asyncio.get_running_loop().run_in_executor(self._threads, self._find, token)
         return key
 
-    def passes(self, authorization: str | None, operation: Operation) -> bool:
-        """Tell whether `check` lets the caller pass without asking anybody; if not, it may yet."""
-        key = self.known(authorization)
+    def passes(self, key: Key | None, authorization: str | None, operation: Operation) -> bool:
+        """Tell whether `check` lets a caller whose key is `known` pass without asking anybody; if not, it may yet."""
         if key is None:
             is_asked_for = authorization is not None and self._know_all and not operation.always_open
             return not is_asked_for and not self._is_needed(operation)

@@ -41,7 +41,7 @@ from api.sessions import Cookies
 from api.streams import Streams
 from db.engine import Engine, make_engine
 from db.profiler import Profile
-from pipeline import log, platforms
+from pipeline import log, platforms, tracing
 from pipeline.app import make_celery
 from pipeline.enqueue import Enqueuer
 from pipeline.limits import Rate
@@ -71,7 +71,16 @@ class App(falcon.asgi.App[Any, Any]):
 
     def behind(self, scope: Any, receive: Any, send: Any) -> Any:
         """Answer what the front can't; for a server that asks that by itself."""
+        if tracing.is_on() and scope["type"] == "http" and WARMING not in scope:
+            return self._traced(scope, receive, send)
         return super().__call__(scope, _Begun(receive) if scope["type"] == "http" else receive, send)
+
+    async def _traced(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = scope["headers"] = [(name, value) for name, value in scope["headers"]]  # they may be read once
+        given = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+        # The rest is said where it is known, by the middleware that closes a request.
+        with tracing.continued(given), tracing.span(scope["method"], "server"):
+            await super().__call__(scope, _Begun(receive), send)
 
     async def _ask_front(self, scope: Any, receive: Any, send: Any) -> None:
         assert self.front
@@ -146,6 +155,7 @@ class Lifespan:
         self._exports.close()
         self._threads.shutdown(cancel_futures=True)
         self._purging.close()
+        await asyncio.to_thread(tracing.close)
         for engine in self._engines:
             engine.dispose()
 
@@ -291,6 +301,7 @@ def from_environment() -> App:
     """Return the app that the environment's settings describe; what gunicorn calls in each of its workers."""
     settings = load_settings()
     log.configure(settings, "api")
+    tracing.configure(settings, "api")
     primary = _engine(settings, settings.database_url.get_secret_value())
     replica = None
     if settings.enable_read_replica and settings.database_read_replica_url is not None:

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from falcon.asgi import Response
 
@@ -75,7 +76,7 @@ class Counting:
         tallies, self._tallies = self._tallies, {}
         by_endpoint: dict[str, Times] = {}
         for (template, status), tally in tallies.items():
-            endpoint = _endpoint(template)
+            endpoint = endpoint_of(template)
             yield metrics.REQUESTS.sample(sum(tally.classes), endpoint, f"{status // 100}xx")
             if endpoint in by_endpoint:
                 by_endpoint[endpoint].merge(tally)
@@ -88,7 +89,7 @@ class Counting:
         snapshot = self._stats.snapshot()
         yield from self._gained(metrics.CACHE_PURGES, snapshot.purges)
         for template, counts in snapshot.endpoints.items():
-            endpoint = _endpoint(template)
+            endpoint = endpoint_of(template)
             levels = {"l1": counts.l1, "l2": counts.l2, "stale": counts.stale, "miss": counts.misses}
             for level, count in levels.items():
                 yield from self._gained(metrics.CACHE_ANSWERS, count, endpoint, level)
@@ -115,5 +116,7 @@ class Counting:
         ]
 
 
-def _endpoint(template: str | None) -> str:
+@lru_cache(1024)
+def endpoint_of(template: str | None) -> str:
+    """Return how people call an endpoint."""
     return _CONVERTER.sub("", template) if template else NOWHERE

@@ -16,11 +16,12 @@ from api.cache.answers import Answers, Hit
 from api.cache.entries import Answer, Headers, Kept, Variant
 from api.cached import Cached, Given
 from api.client import Proxies
-from api.closing import ClosingLines
+from api.closing import Closed, ClosingLines
 from api.counting import Counting
 from api.middleware import Callers
 from api.operations import Operation, operation_of
-from api.request import ApiRequest, id_from, is_id
+from api.request import ApiRequest, id_from
+from pipeline.trail import is_id
 
 Pairs = Sequence[tuple[bytes, bytes]]
 # All of a request that its answer depends on, as it came: path, query, Accept, Accept-Encoding, Origin; whether the
@@ -173,18 +174,22 @@ class Front:
             return None
         if not _is_head_of(head, kept, variant):
             return None
-        limits = self._callers.admit(
+        admitted = self._callers.admit(
             question.authorization,
             known.operation,
             lambda: self._proxies.address_from(peer, question.forwarded),
         )
-        if limits is None:
+        if admitted is None:
             return None
+        key, limits = admitted
         request_id = id_from(question.request_id)
         self._cached.count(known.given, kept, variant, level, is_modified=status != 304)
         ended = time.perf_counter()
         self._counting.count(known.template, status, ended - began)
-        self._lines.write(ended, question.method, question.path, status, ended - began, level, request_id)
+        took_s, template = ended - began, known.template
+        self._lines.write(
+            Closed(ended, took_s, request_id, question.method, question.path, template, status, level, key)
+        )
         own = (("x-cache", level), ("x-request-id", request_id), *limits)
         return Ready(status, head, own, b"" if question.method == "HEAD" else body)
 
@@ -266,7 +271,7 @@ def _without_id(raw: bytes) -> tuple[bytes, bytes | None]:
     if not name:
         return raw, None
     request_id, end, after = rest.partition(b"\r\n")
-    return (before + name + end + after, request_id) if is_id(request_id) else (raw, None)
+    return (before + name + end + after, request_id) if is_id(request_id.decode("latin-1")) else (raw, None)
 
 
 def _head(resp: Response, given: Given, *, length: int | None = None) -> Head | None:

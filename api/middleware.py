@@ -14,13 +14,16 @@ from api import bodies
 from api.access import Access
 from api.cached import HTML
 from api.client import Proxies, household
-from api.closing import ClosingLines
+from api.closing import Closed, ClosingLines
+from api.counting import endpoint_of
 from api.limiting import UNCOUNTED, Allowance, Standing
 from api.operations import Operation, operation_of
 from api.problems import Problem
 from api.request import ApiRequest
 from api.schemas import parameters
 from api.sessions import FOREIGN, Cookies, is_own
+from db.keys import Key
+from pipeline import tracing
 
 
 class Requests:
@@ -40,10 +43,35 @@ class Requests:
         if req.is_warming:
             return
         ended = time.perf_counter()
-        # The path without the query.
+        key: Key | None = getattr(req.context, "key", None)
+        if tracing.is_on():
+            _tell(req, resp)
         self._lines.write(
-            ended, req.method, req.path, resp.status_code, ended - req.began, resp.get_header("X-Cache"), req.id
+            Closed(
+                ended,
+                took_s=ended - req.began,
+                request_id=req.id,
+                method=req.method,
+                path=req.path,  # without the query
+                template=req.uri_template,
+                status=resp.status_code,
+                cache=resp.get_header("X-Cache"),
+                key=key.key_id if key else None,
+            )
         )
+
+
+def _tell(req: ApiRequest, resp: Response) -> None:
+    """Say in the request's span what its closing line says."""
+    endpoint = endpoint_of(req.uri_template)
+    said: tracing.Attributes = {
+        "http.route": endpoint,
+        "http.request.method": req.method,
+        "http.response.status_code": resp.status_code,
+        "rollcall.request_id": req.id,
+        "rollcall.cache": resp.get_header("X-Cache"),
+    }
+    tracing.tell(said, name=f"{req.method} {endpoint}")
 
 
 class Callers:
@@ -83,22 +111,23 @@ class Callers:
 
     def admit(
         self, authorization: str | None, operation: Operation, address: Callable[[], str]
-    ) -> Sequence[tuple[str, str]] | None:
-        """Let pass, and count, who may pass without waiting, and return the headers of his limits.
+    ) -> tuple[str | None, Sequence[tuple[str, str]]] | None:
+        """Let pass, and count, who may pass without waiting; return the id of his key and the headers of his limits.
 
         None, and nothing is counted, where the long way has to decide.
         """
-        if not self._access.passes(authorization, operation):
+        key = self._access.known(authorization)
+        if not self._access.passes(key, authorization, operation):
             return None
-        key = self._access.known(authorization) if self._of_keys else None
-        if self._of_keys and key:
-            allowance, caller = self._of_keys, key.key_id
+        key_id = key.key_id if key else None
+        if self._of_keys and key_id:
+            allowance, caller = self._of_keys, key_id
         elif self._of_addresses:
             allowance, caller = self._of_addresses, household(address())
         else:
-            return ()
+            return key_id, ()
         standing = allowance.spend(caller)
-        return None if standing.is_over else _limits(allowance, standing)
+        return None if standing.is_over else (key_id, _limits(allowance, standing))
 
     async def process_resource(
         self, req: ApiRequest, resp: Response, resource: object, params: dict[str, Any]

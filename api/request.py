@@ -1,26 +1,21 @@
 """A request as this API sees it."""
 
 import random
-import re
 import time
 from typing import Any
 
 import falcon.asgi
 
+from pipeline.trail import is_id
+
 WARMING = "rollcall.warming"
 """Marks the scope of a request that this process makes itself; what comes through a socket can't bear it."""
-_REQUEST_ID = re.compile(rb"[\w.:/+=-]{1,128}")
-
-
-def is_id(given: bytes) -> bool:
-    """Tell whether a request may be called so."""
-    return _REQUEST_ID.fullmatch(given) is not None
 
 
 def id_from(given: bytes | None) -> str:
     """Return the id that a request gives itself in X-Request-ID, or a new one: a name and no secret."""
-    if given is not None and is_id(given):
-        return given.decode()
+    if given is not None and is_id(text := given.decode("latin-1")):
+        return text
     return f"{random.getrandbits(128):032x}"
 
 

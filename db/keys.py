@@ -21,6 +21,7 @@ Scope = Literal["refresh", "admin"]
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _TOKEN = re.compile(r"rc_([0-9a-f]{16})_([0-9a-f]{64})")
+_SECRET = re.compile(r"(rc_[0-9a-f]{16})_[0-9a-f]+")
 _COLUMNS = (api_key.c.key_id, api_key.c.name, api_key.c.scopes, api_key.c.created_at, api_key.c.revoked_at)
 _FIND = select(*_COLUMNS, api_key.c.key_hash).where(
     api_key.c.key_id == bindparam("key_id"), api_key.c.revoked_at.is_(None)
@@ -58,6 +59,11 @@ def create(conn: Connection, *, name: str, scopes: Collection[Scope]) -> str:
 def is_token(text: str) -> bool:
     """Tell whether a text is written as a key is: nothing else need be looked for."""
     return _TOKEN.fullmatch(text) is not None
+
+
+def hidden(text: str) -> str:
+    """Return a text without the secrets of keys that were put into it, where none belongs."""
+    return _SECRET.sub(r"\1_…", text)
 
 
 def is_id(text: str) -> bool:

@@ -18,7 +18,7 @@ from db.engine import Connection, Engine, reading
 from db.overview import Candidate, Chosen
 from db.pauses import Pause
 from db.standing import Status
-from pipeline import naming, platforms
+from pipeline import naming, platforms, trail
 from pipeline.app import make_celery
 from pipeline.command import Misuse, PlatformName, as_json_option, opened
 from pipeline.enqueue import Enqueuer
@@ -87,8 +87,9 @@ def enqueue(
     Options that choose accounts narrow each other down; --stale and --failed together take both. Paused accounts are
     never among them.
 
-    --json answers with one object: `left_out` (account, reason) and `jobs` (account, job_id; with --wait, once they
-    end, also result and reason: a result of null is one that --timeout didn't wait for).
+    --json answers with one object: `left_out` (account, reason), `request_id` (what the workers' logs know this by) and
+    `jobs` (account, job_id; with --wait, once they end, also result and reason: a result of null is one that --timeout
+    didn't wait for).
 
     Exit codes: 0 enqueued, or read where it waits; 1 an account that was named can't be read, or one failed or
     wasn't read in time; 2 wrong use, an unknown account, faulty settings.
@@ -216,6 +217,7 @@ class _Json:
         self._object.end()
 
     def jobs(self, asked: Iterable[Asked], ended: Iterable[Ended] | None = None) -> None:
+        self._object.show(trail.REQUEST_ID, trail.headers()[trail.REQUEST_ID])
         if ended is None:
             self._object.show_list("jobs", asked)
         else:

@@ -14,7 +14,7 @@ from redis import Redis, RedisError
 
 from db import overview, tags
 from db.engine import DatabaseError, Engine, PoolTimeout, make_engine, reading
-from pipeline import addresses, doctor, platforms
+from pipeline import addresses, doctor, platforms, trail
 from pipeline.app import make_celery
 from pipeline.messages import Purger
 from pipeline.settings import Settings, SettingsError, load_settings
@@ -75,7 +75,7 @@ class PlatformName(click.ParamType[str]):
 
 @contextmanager
 def opened() -> Iterator[tuple[Settings, Engine]]:
-    """Lend the settings and an engine on the primary."""
+    """Lend the settings and an engine on the primary. What the block sends and logs bears an id of its own."""
     settings = load_settings()
     # Standard output is for results: what the pipeline logs goes to standard error, whichever that is by then.
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
@@ -84,7 +84,8 @@ def opened() -> Iterator[tuple[Settings, Engine]]:
     except ValueError:  # its text may quote a password with unescaped characters
         raise SettingsError("DATABASE_URL can't be taken apart: percent-encode special characters.") from None
     try:
-        yield settings, engine
+        with trail.followed({trail.REQUEST_ID: trail.new_id("cli")}):
+            yield settings, engine
     finally:
         engine.dispose()
 

@@ -20,7 +20,7 @@ from redis import Redis, RedisError
 
 from db.metrics import Counted
 from db.tags import EVERYTHING, is_aggregate
-from pipeline import lanes, notify, redis_channel
+from pipeline import lanes, notify, redis_channel, tracing, trail
 from pipeline.cdn_queue import TELL_CDNS
 from pipeline.records import Job, Kind
 
@@ -135,7 +135,10 @@ def publish_jobs(celery: Celery, jobs: Iterable[Job]) -> None:
     """
     waiting = iter(jobs)
     while chunk := tuple(islice(waiting, _CHUNK)):
-        with _producer(celery) as producer:
+        with (
+            tracing.span("publish jobs", "producer", {"messaging.batch.message_count": len(chunk)}),
+            _producer(celery) as producer,
+        ):
             _send_surely(celery, producer, chunk)
 
 
@@ -153,11 +156,13 @@ def _send_surely(celery: Celery, producer: Producer, jobs: Sequence[Job]) -> Non
 
 
 def _send(celery: Celery, producer: Producer, jobs: Sequence[Job]) -> None:
+    carried = trail.headers()
     for job in jobs:
         celery.send_task(
             task_name(job.platform, job.kind),
             args=[job.job_id],
             task_id=job.job_id,
+            headers=carried,
             producer=producer,
             **_SURELY,
             **lanes.route(job.platform, job.lane),
@@ -199,6 +204,7 @@ class Purger:
             with _producer(self._celery) as producer:
                 producer.publish(
                     {"tags": sorted(names), "seq": seq},
+                    headers=trail.headers(),
                     exchange=PURGES,
                     routing_key="",
                     serializer="json",
@@ -238,7 +244,9 @@ def listen_purges(
 
     def heard(body: Mapping[str, Any], message: Any) -> None:
         message.ack()
-        on_purge(body["tags"], body["seq"])
+        with trail.followed(message.headers):
+            on_purge(body["tags"], body["seq"])
+            log.debug("purge_heard", tags=body["tags"])
 
     while not stop.is_set():
         try:

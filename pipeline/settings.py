@@ -8,10 +8,10 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from msgspec import Struct
@@ -171,7 +171,16 @@ class Settings(BaseSettings):
     flower_port: int = Field(5555, ge=0, le=65535, description="port of Flower")
     flower_basic_auth: SecretStr | None = Field(None, description="user:password of Flower; it stays closed without")
     log_format: str = Field("console", pattern="^(console|json)$", description="console or json")
+    log_requests: Literal["all", "slow", "none"] = Field(
+        "all", description="requests that get a line: all, slow (a second or more, or answered 5xx) or none"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level logged")
+    otel_exporter_otlp_endpoint: str = Field(
+        "", description="OpenTelemetry collector that traces go to, as http://host:4318; there are none without"
+    )
+    otel_exporter_otlp_headers: SecretStr | None = Field(
+        None, description="headers it wants to see, as authorization=Bearer%20token, comma-separated"
+    )
 
     platforms: Mapping[str, SecretStr] = Field({}, exclude=True, description="what platforms declare")
     secret_files: tuple[Path, ...] = Field((), exclude=True, description="the files that secrets were read from")
@@ -281,6 +290,27 @@ class Settings(BaseSettings):
             raise ValueError("is not a proxy's address (http://host:3128)")
         return SecretStr(url)
 
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _collector(cls, value: str) -> str:
+        if value and not (_is_server(value) and re.fullmatch(r"https?://[^@?#\s]+", value)):
+            raise ValueError("is no address of a collector (http://host:4318)")
+        try:
+            for package in ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-common") if value else ():
+                version(package)
+        except PackageNotFoundError as exc:
+            raise ValueError(f"needs {exc.name}, which isn't installed: pip install 'rollcall[tracing]'") from exc
+        return value
+
+    @field_validator("otel_exporter_otlp_headers")
+    @classmethod
+    def _headers(cls, value: SecretStr | None) -> SecretStr | None:
+        # As they are sent: the error of a header that can't be would show it.
+        pairs = map(unquote, _listed(value.get_secret_value())) if value else ()
+        if not all(re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+=[ -~]*", pair) for pair in pairs):
+            raise ValueError("is no list of headers (name=value,name=value)")
+        return value
+
     @field_validator("cdn_varnish_urls", "cdn_fastly_url")
     @classmethod
     def _addresses(cls, value: str, info: ValidationInfo) -> str:
@@ -305,6 +335,12 @@ class Settings(BaseSettings):
         if value is not None and "fastly_api_token" in info.data and info.data["fastly_api_token"] is None:
             raise ValueError("needs FASTLY_API_TOKEN")
         return value
+
+    @property
+    def otlp_headers(self) -> Mapping[str, str]:
+        given = self.otel_exporter_otlp_headers
+        pairs = [pair.partition("=") for pair in _listed(given.get_secret_value())] if given else []
+        return {name: unquote(value) for name, _, value in pairs}
 
     @property
     def varnish_urls(self) -> Sequence[str]:

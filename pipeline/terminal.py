@@ -43,10 +43,14 @@ def show_json(value: object) -> None:
 
 
 class JsonObject:
-    """One JSON object of lists, written item by item, so that it may be longer than memory."""
+    """One JSON object, mostly of lists, written item by item, so that it may be longer than memory."""
 
     def __init__(self) -> None:
         self._before = "{\n"
+
+    def show(self, name: str, value: object) -> None:
+        click.echo(f'{self._before}  "{name}": {msgspec.json.encode(value).decode()}', nl=False)
+        self._before = ",\n"
 
     def show_list(self, name: str, items: Iterable[object]) -> None:
         """Write a list, each item on a line of its own as soon as it is there."""

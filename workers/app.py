@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 
 from db.engine import make_engine
-from pipeline import lanes, log, platforms
+from pipeline import lanes, log, platforms, tracing
 from pipeline.app import make_celery, run_command
 from pipeline.messages import Purger, Refused, declare_lanes
 from pipeline.outbox import Outbox
@@ -75,6 +75,7 @@ def main() -> None:
     except SettingsError as exc:
         sys.exit(str(exc))
     log.configure(settings, f"worker_{platform.name}")
+    tracing.configure(settings, f"worker-{platform.name}")
     celery = make_celery(settings)
     # Short waits: the consumer asks on its event loop, and a Redis that doesn't answer must not stop that.
     redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2)
@@ -100,3 +101,4 @@ def main() -> None:
         run_command(celery, ["worker", *options, "--without-mingle", "--without-gossip"])
     finally:
         deps.outbox.close()
+        tracing.close()

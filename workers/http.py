@@ -26,6 +26,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
+from pipeline import tracing
 from pipeline.errors import BadPage, Gone, NotAllowed, PlatformDown, RateLimited, ScrapeError, TimedOut
 from pipeline.platforms import Platform, Token
 from pipeline.records import Page
@@ -214,6 +215,12 @@ class HttpClient:
 
     def _ask(self, request: Request, ends_at: float) -> _Answer:
         """Make one request and read the whole answer; say failures in the words of `pipeline.errors`."""
+        with tracing.span(f"{request.method} {self._platform.name}", "client"):
+            answer = self._asked(request, ends_at)
+            tracing.tell({"http.response.status_code": answer.page.status})
+            return answer
+
+    def _asked(self, request: Request, ends_at: float) -> _Answer:
         name = self._platform.name
         too_late = TimedOut(name, f"no complete answer within {self._deadline_s:g} s")
         left_s = ends_at - time.monotonic()

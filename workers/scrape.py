@@ -17,7 +17,7 @@ from msgspec import Struct, structs
 from db import claims, pauses, tags, writes
 from db.engine import Connection, Engine, commit
 from db.pauses import Pause
-from pipeline import metrics
+from pipeline import metrics, tracing
 from pipeline.decide import outcome_of, outcomes
 from pipeline.enqueue import new_job_id
 from pipeline.errors import BatchRefused, NotAllowed, RateLimited, ScrapeError
@@ -286,6 +286,7 @@ def _tell(
         log.warning("broker_unreachable", error=type(exc).__name__)
         if unsent := [further.job_id for further in changes.follow]:
             _commit(deps, lambda conn: claims.end_leases(conn, unsent, now=deps.now()))
+    tracing.tell({"rollcall.outcome": outcome, "rollcall.lane": job.lane, "rollcall.accounts": len(outs)})
     log.info(
         "job_finished",
         outcome=outcome,

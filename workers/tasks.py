@@ -5,6 +5,7 @@ from typing import Any
 
 from celery import Celery
 
+from pipeline import tracing, trail
 from pipeline.messages import task_name
 from pipeline.records import Kind
 from workers.allowance import SharedAllowance, Slot, TaskAllowance
@@ -41,7 +42,13 @@ def _allowance(deps: Deps, kind: Kind, shared: SharedAllowance) -> TaskAllowance
 
 
 def _door(deps: Deps, allowance: TaskAllowance) -> Callable[[Any, str], None]:
+    name = allowance.task.removeprefix("scrape.")
+
     def door(task: Any, job_id: str) -> None:
-        run_job(job_id, deps, Turn(allowance, task.request.get("slot", Slot())))
+        with (
+            trail.followed(task.request.__dict__),
+            tracing.span(f"job {name}", "consumer", {"rollcall.job_id": job_id}),
+        ):
+            run_job(job_id, deps, Turn(allowance, task.request.get("slot", Slot())))
 
     return door

@@ -4,13 +4,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 from pipeline.metrics import Times
 
 
 class Threads(ThreadPoolExecutor):
-    """A pool that knows whether it has anything to do: what nobody waits for is only begun when it has not."""
+    """A pool that knows whether it has anything to do: what nobody waits for is only begun when it has not.
+
+    Work belongs to the request that it is for, in logs and traces.
+    """
 
     def __init__(self, most: int) -> None:
         super().__init__(most, thread_name_prefix="read")
@@ -26,7 +30,7 @@ class Threads(ThreadPoolExecutor):
         with self._lock:
             self._in_hand += 1
         try:
-            future = super().submit(self._begin, time.perf_counter(), work, *args, **kwargs)
+            future = super().submit(copy_context().run, self._begin, time.perf_counter(), work, *args, **kwargs)
         except BaseException:
             self._ended()
             raise

@@ -13,6 +13,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
+from api.closing import Closed
 from db.engine import Engine, transaction
 from deploy.gunicorn_worker import Protocol
 from tests import fakes
@@ -299,17 +300,17 @@ def test_a_worker_that_ends_says_so(site: Site) -> None:
 
 
 def test_each_is_counted_and_has_its_line(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[Any] = []
+    said: list[Closed] = []
     counted: list[Any] = []
     front = site.api.app.front
     assert front
     site.learn(TOTALS)
     with site.connect() as client:
-        monkeypatch.setattr(front._lines, "write", lambda *line: said.append(line))
+        monkeypatch.setattr(front._lines, "write", said.append)
         monkeypatch.setattr(front._counting, "count", lambda *one: counted.append(one[:2]))
         parsed = len(site.parsed)
         ids = [client.ask(TOTALS)[1]["x-request-id"] for _ in range(20)]
     assert len(site.parsed) == parsed
-    assert [line[-1] for line in said] == ids
-    assert {line[1:4] for line in said} == {("GET", "/api/totals", 200)}
+    assert [line.request_id for line in said] == ids
+    assert {line[3:7] for line in said} == {("GET", "/api/totals", "/api/totals", 200)}
     assert counted == [("/api/totals", 200)] * 20

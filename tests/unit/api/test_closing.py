@@ -1,3 +1,4 @@
+import asyncio
 import logging
 import re
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ WHEN = "2026-03-02T12:00:00.000001Z"
 
 def render(form: str, path: str, cache: str | None, request_id: str) -> str:
     made = {"console": closing.console_line, "json": closing.json_line}[form]
-    return made(WHEN, "GET", path, 200, 0.12, cache, request_id)
+    return made(WHEN, 0.123456, request_id, "GET", path, "/api/{name:path}", 200, cache, "00ff")
 
 
 @pytest.fixture
@@ -40,7 +41,14 @@ def test_a_line_is_as_the_log_would_have_rendered_it(
     log.configure(fakes.settings("postgresql:///x", "redis://x", LOG_FORMAT=form), "api")
     with structlog.contextvars.bound_contextvars(request_id="abc=1"):
         structlog.get_logger(closing.LOGGER).info(
-            "request", method="GET", path=path, status=200, duration_ms=0.12, cache=cache
+            "request",
+            method="GET",
+            path=path,
+            endpoint="/api/{name}",
+            status=200,
+            took_s=0.123456,
+            cache=cache,
+            key="00ff",
         )
     said = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", WHEN, capsys.readouterr().out)
     assert render(form, path, cache, "abc=1") == said
@@ -52,3 +60,26 @@ def test_no_path_makes_a_second_line_or_colours(form: str, path: str) -> None:
     line = render(form, path, None, "abc")
     assert line.endswith("\n")
     assert line[:-1].isprintable()
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_key_in_a_path_loses_its_secret(form: str) -> None:
+    key_id, secret = "0123456789abcdef", "f0" * 32
+    line = render(form, f"/api/rc_{key_id}_{secret}/x", None, "abc")
+    assert secret not in line and key_id in line
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"), [("all", ["fast", "slow", "failed"]), ("slow", ["slow", "failed"]), ("none", [])]
+)
+def test_as_many_requests_are_logged_as_are_wanted(
+    wanted: str, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def ask() -> None:
+        lines = closing.ClosingLines(fakes.settings("postgresql:///x", "redis://x", LOG_REQUESTS=wanted))
+        for request_id, took_s, status in (("fast", 0.1, 404), ("slow", 1.0, 200), ("failed", 0.1, 503)):
+            lines.write(closing.Closed(0.0, took_s, request_id, "GET", "/", "/", status, None, None))
+        lines.flush()
+
+    asyncio.run(ask())
+    assert re.findall(r"request_id=(\w+)", capsys.readouterr().out) == said

@@ -1,6 +1,7 @@
 """Settings come from the environment, and every fault is said at once."""
 
 import re
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -337,3 +338,33 @@ def test_what_is_wrong_with_a_secrets_file_is_said_without_the_secret(tmp_path: 
     assert f"X_BEARER_TOKEN_FILE: {tmp_path / 'empty'} holds nothing" in said
     assert "FLOWER_BASIC_AUTH_FILE" in said and "is no text" in said
     assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["collector:4318", "http://user:hunter2@collector:4318", "http://collector?key=hunter2", "grpc://collector"],
+)
+def test_a_collector_that_can_t_be_one_is_refused_without_what_it_holds(wrong: str) -> None:
+    with pytest.raises(SettingsError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT: .*no address of a collector") as caught:
+        settings(DATABASE, REDIS, OTEL_EXPORTER_OTLP_ENDPOINT=wrong)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_collector_is_told_the_headers_that_are_set() -> None:
+    given = settings(DATABASE, REDIS, OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20s3cret, x-org=a=b")
+    assert given.otlp_headers == {"authorization": "Bearer s3cret", "x-org": "a=b"}
+    assert "s3cret" not in repr(given)
+    for wrong in ("Bearer s3cret", "authorization=s3cret%0d%0ax: y", "=s3cret", "authorization=s3crét"):
+        with pytest.raises(SettingsError, match=r"OTEL_EXPORTER_OTLP_HEADERS: .*no list of headers") as caught:
+            settings(DATABASE, REDIS, OTEL_EXPORTER_OTLP_HEADERS=wrong)
+        assert "s3cr" not in str(caught.value)
+
+
+def test_a_collector_without_its_packages_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("pipeline.settings.version", version)
+    with pytest.raises(SettingsError, match=r"needs opentelemetry-sdk.*pip install 'rollcall\[tracing\]'"):
+        settings(DATABASE, REDIS, OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318")
+    assert settings(DATABASE, REDIS).otel_exporter_otlp_endpoint == ""
