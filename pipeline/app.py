@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from celery import Celery
 
 from pipeline import lanes, log, platforms, redis_channel
-from pipeline.messages import task_name
+from pipeline.messages import HEARTBEAT_S, task_name
 from pipeline.settings import Settings, SettingsError, load_settings
 
 # Emitted at every broker reconnect about a default that is set below on purpose.
@@ -26,6 +26,8 @@ def make_celery(settings: Settings) -> Celery:
         broker_url=settings.broker,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # What RabbitMQ gave a machine that is gone goes to another after two of them.
+        broker_heartbeat=HEARTBEAT_S,
         broker_transport_options=_transport_options(settings.broker),
         result_backend="disabled://",
         task_ignore_result=True,
@@ -63,8 +65,7 @@ def _transport_options(broker: str) -> dict[str, object]:
         "visibility_timeout": VISIBILITY_S,
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
-        "socket_keepalive": not broker.startswith("redis+socket"),
-        "health_check_interval": 10,
+        **redis_channel.line_options(broker),
     }
 
 

@@ -150,6 +150,29 @@ def test_without_redis_a_call_that_missed_its_slot_is_not_made(tmp_path: Path) -
         turn.end()
 
 
+def test_a_call_that_is_somewhat_late_says_so_before_it_leaves(redis: Redis) -> None:
+    allowance = allowed(redis, space_s=10)
+    turn = Turn(allowance, allowance.reserve())
+    time.sleep(0.5)
+
+    turn.wait()
+
+    assert 9.7 < opens_in_s(redis) <= 10
+
+
+def test_a_call_that_is_somewhat_late_and_cannot_say_so_is_not_made(tmp_path: Path) -> None:
+    server = start_redis(tmp_path)
+    with Redis.from_url(server.url, socket_timeout=1) as redis:
+        allowance = allowed(redis, space_s=10)
+        turn = Turn(allowance, allowance.reserve())
+        server.stop()
+        time.sleep(0.05)
+
+        with pytest.raises(NoSlot):
+            turn.wait()
+        turn.end()
+
+
 class Noting:
     """A gate that notes what happens at it."""
 
