@@ -87,7 +87,8 @@ def test_a_call_that_missed_its_slot_goes_after_the_one_that_took_the_next(redis
 
     late.wait()
 
-    assert time.monotonic() >= other.starts_at + 0.2
+    # What Redis took to answer makes the other's slot seem that much later than it was.
+    assert time.monotonic() >= other.starts_at + 0.2 - 0.05
 
 
 def test_a_call_whose_process_was_stopped_while_it_waited_for_its_slot_does_not_use_it_late(
@@ -109,7 +110,8 @@ def test_a_call_whose_process_was_stopped_while_it_waited_for_its_slot_does_not_
 
     (other,) = taken
     assert other.credential is not None
-    assert time.monotonic() >= other.starts_at + 0.2
+    # What Redis took to answer makes the other's slot seem that much later than it was.
+    assert time.monotonic() >= other.starts_at + 0.2 - 0.05
 
 
 def test_a_job_does_not_wait_long_for_another_slot(redis: Redis) -> None:
