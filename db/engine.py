@@ -59,9 +59,9 @@ def make_engine(
 
     Every session speaks UTC. `application_name` is what the server's list of sessions shows. The server ends a
     statement that takes longer than `statement_timeout_s`, waits for locks included, and a transaction whose process
-    says nothing for `idle_timeout_s`; it ends neither without. The session of a machine that was cut off ends after some
-    20 s, and so does its hold on rows and locks, with which others would wait. Every `gone_check_s` of a statement it sees whether this
-    process still lives (PostgreSQL 14), and without only at its end.
+    says nothing for `idle_timeout_s`; it ends neither without. Every `gone_check_s` of a statement it sees whether this
+    process still lives (PostgreSQL 14), and without only at its end. The session of a machine that was cut off ends
+    after some 20 s, and with it the locks for which others would wait.
     """
     # What is asked for by key is in memory or on flash: with the default (4, a disk that turns), a job of one account
     # reads the whole list of accounts from end to end as long as it has fewer than some ten thousand.

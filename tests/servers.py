@@ -3,9 +3,10 @@
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import redis
 from sqlalchemy import make_url
 
 from deploy import embedded
@@ -59,10 +60,16 @@ def redis_on(folder: Path, address: str) -> Iterator[tuple[str, str]]:
     url = f"unix://:{PASSWORD}@{folder / 's'}"
     try:
         deadline = time.monotonic() + _START_S
-        while not embedded._answers(url):
+        while not _answers(url):
             assert process.poll() is None and time.monotonic() < deadline, (folder / "redis.log").read_text()
             time.sleep(0.05)
         yield url, f"redis://:{PASSWORD}@{address}:{REDIS_PORT}/0"
     finally:
         process.terminate()
         process.wait()
+
+
+def _answers(url: str) -> bool:
+    with suppress(redis.RedisError), redis.Redis.from_url(url) as client:
+        return bool(client.ping())
+    return False
