@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 CONNECT_TIMEOUT_S = 5
-# A server's machine that is gone without a word is noticed after so long: where something was sent, and where not.
+# A machine that is gone without a word is noticed when it hasn't answered for so long; asked is it when all is silent.
 _UNANSWERED_S = 15
-_SILENT_S = 30
+_SILENT_S = 10
 # A connection that lay in the pool for longer is asked whether it stands before it is used: a round trip.
 _SURE_S = 1.0
 # A server that restarts is back within seconds.
@@ -60,7 +60,8 @@ def make_engine(
     Every session speaks UTC. `application_name` is what the server's list of sessions shows. The server ends a
     statement that takes longer than `statement_timeout_s`, waits for locks included, and a transaction whose process
     says nothing for `idle_timeout_s`; it ends neither without. Every `gone_check_s` of a statement it sees whether this
-    process still lives (PostgreSQL 14), and without only at its end.
+    process still lives (PostgreSQL 14), and without only at its end. The session of a machine that was cut off ends
+    after some 20 s, and with it the locks for which others would wait.
     """
     # What is asked for by key is in memory or on flash: with the default (4, a disk that turns), a job of one account
     # reads the whole list of accounts from end to end as long as it has fewer than some ten thousand.
@@ -71,6 +72,13 @@ def make_engine(
         "client_connection_check_interval": gone_check_s,
     }
     options += [f"-c {name}={round(seconds * 1000)}" for name, seconds in timeouts.items() if seconds is not None]
+    # The server's side of what `connect_args` say of ours, where it would wait for hours.
+    options += [
+        f"-c tcp_user_timeout={_UNANSWERED_S * 1000}",
+        f"-c tcp_keepalives_idle={_SILENT_S}",
+        f"-c tcp_keepalives_interval={_UNANSWERED_S // 3}",
+        "-c tcp_keepalives_count=3",
+    ]
     # What the URL itself sets comes last, so that it wins.
     given = make_url(url).query.get("options", "")
     engine = create_engine(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from celery import Celery
 
 from pipeline import lanes, log, platforms, redis_channel
-from pipeline.messages import task_name
+from pipeline.messages import HEARTBEAT_S, task_name
 from pipeline.settings import Settings, SettingsError, load_settings
 
 # Emitted at every broker reconnect about a default that is set below on purpose.
@@ -26,11 +26,17 @@ def make_celery(settings: Settings) -> Celery:
         broker_url=settings.broker,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # What RabbitMQ gave a machine that is gone goes to another after two of them.
+        broker_heartbeat=HEARTBEAT_S,
         broker_transport_options=_transport_options(settings.broker),
         result_backend="disabled://",
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
+        # Not of one connection alone: RabbitMQ keeps that of a machine that was cut off until it notices, and a worker that is
+        # back before would be refused its own queue, and end.
+        control_queue_exclusive=False,
+        control_queue_durable=True,
         task_queues=[lanes.queue(name, lane) for name in platforms.load() for lane in lanes.LANES],
         task_create_missing_queues=False,
         # Acknowledged when its work is committed: a message in hand when a worker dies comes again.
@@ -63,8 +69,7 @@ def _transport_options(broker: str) -> dict[str, object]:
         "visibility_timeout": VISIBILITY_S,
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
-        "socket_keepalive": not broker.startswith("redis+socket"),
-        "health_check_interval": 10,
+        **redis_channel.line_options(broker),
     }
 
 

@@ -40,7 +40,7 @@ RECONNECT_S = 0.5
 # Beyond so many tags that Redis has missed, it is told that everything changed.
 _MOST_NOT_RAISED = 10_000
 # Without a sign of life a connection is dead: one that was cut says nothing by itself.
-_HEARTBEAT_S = 30
+HEARTBEAT_S = 20
 # How every message is published: once more over a new connection where the old one broke, and never waiting long for
 # a broker that takes nothing (RabbitMQ short of memory leaves its publishers without an answer).
 _SURELY: Mapping[str, Any] = {
@@ -262,8 +262,8 @@ def listen_purges(
 
 @contextmanager
 def _drained(url: str, heard: Callable[..., None], stop: threading.Event) -> Iterator[Callable[[], None]]:
-    options = {"socket_keepalive": True, "health_check_interval": 10}
-    with Connection(url, heartbeat=_HEARTBEAT_S, transport_options=options) as connection:
+    options = redis_channel.line_options(url)
+    with Connection(url, heartbeat=HEARTBEAT_S, transport_options=options) as connection:
         # A queue of this process's own that goes when it does.
         queue = Queue("", PURGES, exclusive=True, auto_delete=True, durable=False)
         with Consumer(connection, [queue], callbacks=[heard], accept=["json"]):
@@ -295,7 +295,7 @@ def receive_metrics(url: str, take: Callable[[Sequence[Counted]], bool], stop: t
     redis_channel.install()
     options = _recorders_options(url)
     with (
-        Connection(url, heartbeat=_HEARTBEAT_S, transport_options=options) as connection,
+        Connection(url, heartbeat=HEARTBEAT_S, transport_options=options) as connection,
         connection.channel() as channel,
     ):
         channel.basic_qos(0, _AT_A_TIME, False)
@@ -326,7 +326,8 @@ def _recorders_options(url: str) -> Mapping[str, Any]:
     if not url.startswith(("redis", "rediss")):
         return {}
     mine = {f"unacked_{part}key": f"rollcall.metrics.unacked_{part}key" for part in ("", "index_", "mutex_")}
-    return {**mine, "visibility_timeout": _RETURNED_S, "unacked_restore_limit": _AT_A_TIME, "socket_keepalive": True}
+    times = {"visibility_timeout": _RETURNED_S, "unacked_restore_limit": _AT_A_TIME}
+    return {**mine, **times, **redis_channel.line_options(url)}
 
 
 def _collect(connection: Connection, waiting: Sequence[object], *, seconds: float) -> None:

@@ -79,6 +79,11 @@ def connected(owned: Owned, role: str) -> Iterator[Engine]:
         engine.dispose()
 
 
+def run(server: str, statement: str) -> None:
+    """Run one statement as the server's superuser."""
+    _admin(server, statement)
+
+
 def _admin(url: str, statement: str, *names: str) -> None:
     connection = psycopg2.connect(_named(url, "postgres"))
     try:

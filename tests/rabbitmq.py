@@ -34,15 +34,21 @@ def rabbitmq_server() -> str | None:
 class RabbitMQ:
     """A node that keeps its port and its messages when it is stopped (or killed) and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1", *, password: str = "guest") -> None:
+        """Prepare a node that listens on `address`, where this is called; on another than loopback `guest` isn't let in."""
         folder.mkdir(parents=True)
+        self._address = address
+        self._user = "guest" if address == "127.0.0.1" else "tests"
+        self._password = password
         self._port, node_port, self._names_port = _free_ports(3)
         self._log = folder / "server.log"
         config = folder / "rabbitmq.conf"
         config.write_text(
             # What is deployed, and then what a test needs otherwise: the later line counts.
             f"{_DEPLOYED.read_text()}\n"
-            f"listeners.tcp.1 = 127.0.0.1:{self._port}\n"
+            f"listeners.tcp.1 = {address}:{self._port}\n"
+            f"default_user = {self._user}\n"
+            f"default_pass = {password}\n"
             "distribution.listener.interface = 127.0.0.1\n"
             "disk_free_limit.absolute = 1MB\n"
         )
@@ -73,7 +79,7 @@ class RabbitMQ:
 
     @property
     def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self._port}//"
+        return f"amqp://{self._user}:{self._password}@{self._address}:{self._port}//"
 
     def start(self) -> None:
         """Return when the node takes connections; at once where it runs already."""
@@ -113,21 +119,21 @@ class RabbitMQ:
 
     def clear(self) -> None:
         """Delete every queue that outlives its consumers."""
-        with amqp.Connection(f"127.0.0.1:{self._port}") as connection:
+        with self._connection() as connection:
             channel = connection.channel()
             for name in _queues():
                 channel.queue_delete(name)
 
     def purge(self) -> None:
         """Throw away every message that no consumer holds."""
-        with amqp.Connection(f"127.0.0.1:{self._port}") as connection:
+        with self._connection() as connection:
             for name in _queues():
                 with suppress(amqp.NotFound):  # which closes its channel
                     connection.channel().queue_purge(name)
 
     def waiting(self, queue: str) -> int:
         """Return how many messages of a queue no consumer holds; 0 where there is no such queue."""
-        with amqp.Connection(f"127.0.0.1:{self._port}") as connection:
+        with self._connection() as connection:
             try:
                 return int(connection.channel().queue_declare(queue, passive=True).message_count)
             except amqp.NotFound:
@@ -137,9 +143,13 @@ class RabbitMQ:
         """Return how many messages of a queue are still to be done, once nobody consumes from the broker."""
         return self.waiting(queue)
 
+    def _connection(self) -> amqp.Connection:
+        host = f"{self._address}:{self._port}"
+        return amqp.Connection(host, userid=self._user, password=self._password, connect_timeout=5)
+
     def _answers(self) -> bool:
         try:
-            with amqp.Connection(f"127.0.0.1:{self._port}", connect_timeout=1):
+            with self._connection():
                 return True
         except (OSError, amqp.AMQPError):
             return False

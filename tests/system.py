@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ class System:
         self.logs = logs
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *module: str, **environ: str) -> subprocess.Popen[bytes]:
-        """Start `python -m module …` in a session of its own."""
+    def start(self, *module: str, on: Sequence[str] = (), **environ: str) -> subprocess.Popen[bytes]:
+        """Start `python -m module …` in a session of its own; `on` is a prefix that lets it run on another machine."""
         log = self.logs / f"{len(self.processes)}-{'-'.join(module)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", *module],
+                [*on, sys.executable, "-m", *module],
                 cwd=HERE,
                 env={**self.environ, **environ},
                 stdout=out,

@@ -18,6 +18,7 @@ from pipeline.settings import Settings, SettingsError, load_settings
 from workers.allowance import SharedAllowance
 from workers.clients import make_clients
 from workers.consumer import Consumer
+from workers.events import Events
 from workers.express import Express
 from workers.leaving import Leaving
 from workers.pauses import Pauses
@@ -80,6 +81,7 @@ def main() -> None:
     # Short waits: the consumer asks on its event loop, and a Redis that doesn't answer must not stop that.
     redis = Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2)
     celery.conf.worker_consumer = Consumer
+    celery.events_cls = Events
     Express.queue = lanes.queue(platform.name, lanes.EXPRESS)
     Express.prefetch = settings.worker_concurrency
     Leaving.within_s = Watch.call_s = settings.stop_s

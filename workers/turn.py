@@ -37,6 +37,7 @@ class Turn:
         self._allowance = allowance
         self._slot = slot
         self._is_used = False
+        self._is_moved = False
         self._requests = 0
 
     @property
@@ -53,14 +54,19 @@ class Turn:
         """Return when the request may leave. Raises NoSlot when its time has passed and the next one is far away."""
         if self._is_used:
             return  # a further request of the same call
-        while (ahead_s := self._slot.starts_at - time.monotonic()) > 0 or self._is_late():
+        while True:
+            ahead_s = self._slot.starts_at - time.monotonic()
             if ahead_s > 0:
                 # Not the sleep that keeps a worker from serving others: the slot is ours from now on and a moment away
                 # (`allowance.LEAD_S` at most), and nobody else could call before it. Looked at again afterwards: a
                 # process that is stopped in its sleep wakes late.
                 time.sleep(ahead_s)
-            else:
+            elif self._is_late():
                 self._renew()
+            elif ahead_s < -_LEAST_LATE_S and not self._is_moved:
+                self._move()
+            else:
+                break
         self._is_used = True
 
     def sent(self) -> None:
@@ -68,11 +74,9 @@ class Turn:
         # What the further requests of a call keep is planned for already: only their own share counts from them.
         space_s = self._slot.space_s if self._requests == 0 else self._slot.space_s / self._allowance.requests
         self._requests += 1
-        if self._slot.receipt is None or space_s == 0:
-            return
         try:
-            self._allowance.shared.push(self._slot.receipt, for_s=space_s)
-        except RedisError as exc:  # nobody gets a slot until it is back
+            self._push(space_s)
+        except RedisError as exc:  # nobody gets a slot until it is back; or this machine was cut off just now
             log.warning("allowance_unreachable", error=type(exc).__name__)
 
     def end(self) -> None:
@@ -90,6 +94,19 @@ class Turn:
         late_s = time.monotonic() - self._slot.starts_at
         return late_s > max(_LEAST_LATE_S, self._slot.space_s / 2) and self._slot.space_s > 0
 
+    def _move(self) -> None:
+        """Let the slot begin now, a little late: the next call must hear so before this one leaves.
+
+        A machine that is cut off can't say it afterwards; where it can't now, nothing leaves (NoSlot).
+        """
+        self._is_moved = True  # once: to say it takes its time, too
+        moved = structs.replace(self._slot, starts_at=time.monotonic())
+        try:
+            self._push(self._slot.space_s)
+        except RedisError as exc:
+            raise NoSlot(ASK_AGAIN_S) from exc
+        self._slot = moved
+
     def _renew(self) -> None:
         """Take a new slot in the place of the missed one."""
         ends_at = time.monotonic() + LONGEST_RENEWAL_S
@@ -98,13 +115,17 @@ class Turn:
             while True:
                 slot = self._allowance.reserve(self.credential)
                 if slot.credential is not None:
-                    self._slot = slot
+                    self._slot, self._is_moved = slot, False
                     return
                 if slot.wait_s == 0 or time.monotonic() + slot.wait_s > ends_at:
                     raise NoSlot(slot.wait_s)
                 time.sleep(slot.wait_s)
         except RedisError as exc:
             raise NoSlot(ASK_AGAIN_S) from exc
+
+    def _push(self, for_s: float) -> None:
+        if self._slot.receipt is not None and for_s > 0:
+            self._allowance.shared.push(self._slot.receipt, for_s=for_s)
 
     def _give_back(self) -> None:
         receipt, self._slot = self._slot.receipt, structs.replace(self._slot, receipt=None)

@@ -15,6 +15,7 @@ from api.routes import Route
 from db import reads
 from db.engine import DatabaseError, PoolTimeout, reading
 from pipeline.messages import broker_errors
+from pipeline.redis_channel import line_options
 
 PATIENCE_S = 2.0
 
@@ -106,7 +107,8 @@ class Ready:
             reads.alive(conn)
 
     def _ask_broker(self) -> None:
-        with Connection(self._broker_url, connect_timeout=PATIENCE_S) as connection:
+        options = line_options(self._broker_url)
+        with Connection(self._broker_url, connect_timeout=PATIENCE_S, transport_options=options) as connection:
             connection.ensure_connection(max_retries=1, timeout=PATIENCE_S)
 
 

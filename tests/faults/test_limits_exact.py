@@ -4,18 +4,13 @@ The calls are stamped where they arrive, by a real simulator that counts what go
 """
 
 import json
-import socket
-import struct
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
@@ -24,55 +19,13 @@ from db.engine import Engine
 from deploy.simulator.server import Simulator
 from pipeline.accounts import import_list
 from tests.brokers import RedisBroker
+from tests.stamps import Stamps
 from tests.system import HERE, System
 from workers.allowance import SharedAllowance
 
-_SO_TIMESTAMPNS = 35  # Linux: asm-generic/socket.h
 INTERVAL_S = 0.2
 MEASURED_S = 60
 CALLS = round(MEASURED_S / INTERVAL_S)
-
-
-class Stamps:
-    """Stands before a simulator and notes when requests for profiles arrive, by the kernel's clock.
-
-    So a test process that is slow to read them doesn't make calls late that weren't.
-    """
-
-    def __init__(self, simulator_url: str) -> None:
-        self.arrived_at: list[float] = []
-        self._behind = (urlsplit(simulator_url).hostname, urlsplit(simulator_url).port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        # Here and not at each connection, whose first request may have come before it is accepted.
-        self._listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        self.url = "http://{}:{}".format(*self._listener.getsockname())
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):  # it was closed
-            while True:
-                client, _ = self._listener.accept()
-                simulator = socket.create_connection(self._behind)
-                threading.Thread(target=self._relay_requests, args=(client, simulator), daemon=True).start()
-                threading.Thread(target=self._relay_answers, args=(simulator, client), daemon=True).start()
-
-    def _relay_requests(self, client: socket.socket, simulator: socket.socket) -> None:
-        with client, simulator, suppress(OSError):
-            while (received := client.recvmsg(65_536, socket.CMSG_SPACE(16)))[0]:
-                data, [(_, _, stamp)], *_ = received
-                if b"/user/info" in data:
-                    seconds, nanos = struct.unpack("qq", stamp)
-                    self.arrived_at.append(seconds + nanos / 1e9)
-                simulator.sendall(data)
-
-    def _relay_answers(self, simulator: socket.socket, client: socket.socket) -> None:
-        with suppress(OSError):
-            while data := simulator.recv(65_536):
-                client.sendall(data)
 
 
 @pytest.fixture

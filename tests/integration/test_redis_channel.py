@@ -1,10 +1,18 @@
-"""A message that outlives its connection to Redis does no harm to whoever holds it."""
+"""A message that outlives its connection to Redis does no harm to whoever holds it, and nobody waits for a dead line."""
+
+import socket
+from pathlib import Path
 
 import pytest
+from kombu.exceptions import OperationalError
 
-from pipeline import lanes
+from pipeline import lanes, redis_channel
 from pipeline.app import make_celery
+from pipeline.messages import publish_jobs
+from pipeline.records import Job
+from tests.brokers import RedisBroker
 from tests.fakes import settings
+from workers.events import Events
 
 
 def test_a_message_whose_connection_is_gone_is_refused_in_the_way_that_celery_expects(redis_url: str) -> None:
@@ -21,3 +29,30 @@ def test_a_message_whose_connection_is_gone_is_refused_in_the_way_that_celery_ex
         with pytest.raises(connection.connection_errors):
             message.ack()
         channel.connection.client = connection
+
+
+def test_a_redis_that_does_not_answer_any_more_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_channel, "_ANSWER_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, as a line that is cut takes bytes
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        celery = make_celery(settings("postgresql://nowhere/rollcall", url))
+
+        with pytest.raises(OperationalError):
+            publish_jobs(celery, [Job(job_id="1", platform="x", kind="profiles", lane="core")])
+
+
+def test_a_workers_heartbeat_that_does_not_go_out_ends_its_connection(tmp_path: Path) -> None:
+    broker = RedisBroker(tmp_path / "broker")
+    celery = make_celery(settings("postgresql://nowhere/rollcall", broker.url))
+    celery.events_cls = Events
+    with celery.connection_for_write() as connection, celery.events.Dispatcher(connection) as events:
+        events.send("worker-online", retry=True)
+        broker.stop()
+
+        events.send("task-started")
+        with pytest.raises(connection.connection_errors):
+            events.send("worker-heartbeat", retry=True)
+
+        broker.start()
+        events.flush()
+    broker.stop()

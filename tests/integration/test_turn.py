@@ -87,7 +87,8 @@ def test_a_call_that_missed_its_slot_goes_after_the_one_that_took_the_next(redis
 
     late.wait()
 
-    assert time.monotonic() >= other.starts_at + 0.2
+    # What Redis took to answer makes the other's slot seem that much later than it was.
+    assert time.monotonic() >= other.starts_at + 0.2 - 0.05
 
 
 def test_a_call_whose_process_was_stopped_while_it_waited_for_its_slot_does_not_use_it_late(
@@ -109,7 +110,8 @@ def test_a_call_whose_process_was_stopped_while_it_waited_for_its_slot_does_not_
 
     (other,) = taken
     assert other.credential is not None
-    assert time.monotonic() >= other.starts_at + 0.2
+    # What Redis took to answer makes the other's slot seem that much later than it was.
+    assert time.monotonic() >= other.starts_at + 0.2 - 0.05
 
 
 def test_a_job_does_not_wait_long_for_another_slot(redis: Redis) -> None:
@@ -141,6 +143,29 @@ def test_without_redis_a_call_that_missed_its_slot_is_not_made(tmp_path: Path) -
     server = start_redis(tmp_path)
     with Redis.from_url(server.url, socket_timeout=1) as redis:
         allowance = allowed(redis, space_s=0.02)
+        turn = Turn(allowance, allowance.reserve())
+        server.stop()
+        time.sleep(0.05)
+
+        with pytest.raises(NoSlot):
+            turn.wait()
+        turn.end()
+
+
+def test_a_call_that_is_somewhat_late_says_so_before_it_leaves(redis: Redis) -> None:
+    allowance = allowed(redis, space_s=10)
+    turn = Turn(allowance, allowance.reserve())
+    time.sleep(0.5)
+
+    turn.wait()
+
+    assert 9.7 < opens_in_s(redis) <= 10
+
+
+def test_a_call_that_is_somewhat_late_and_cannot_say_so_is_not_made(tmp_path: Path) -> None:
+    server = start_redis(tmp_path)
+    with Redis.from_url(server.url, socket_timeout=1) as redis:
+        allowance = allowed(redis, space_s=10)
         turn = Turn(allowance, allowance.reserve())
         server.stop()
         time.sleep(0.05)
