@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from api.media import RowsFormat
 from api.problems import Fault, refuse
+from db import lines
 from db.annotations import LONGEST_NOTE
 from db.keyset import After, Order
 from db.movers import By, Days
@@ -232,10 +233,10 @@ class RefreshBody(Struct, frozen=True, forbid_unknown_fields=True):
     accounts: Annotated[list[AccountName], Meta(min_length=1, max_length=100)]
 
 
-# All that JSON Schema can say of a line: `check_lines` refuses what can't be printed of the rest of Unicode, too.
-_LINE = {
-    "pattern": "^[^\\u0000-\\u0020\\u007f-\\u00a0]([^\\u0000-\\u001f\\u007f-\\u00a0]*[^\\u0000-\\u0020\\u007f-\\u00a0])?$"
-}
+# All that JSON Schema can say of a line (db/lines.py): `check_lines` refuses other spaces at either end, too.
+_INNER = "\\u007f-\\u009f\\u2028-\\u202e\\u2066-\\u2069\\ufffd"
+_OUTER = f"\\u0000-\\u0020\\u00a0{_INNER}"
+_LINE = {"pattern": f"^[^{_OUTER}]([^\\u0000-\\u001f{_INNER}]*[^{_OUTER}])?$"}
 Line = Annotated[
     str,
     Meta(
@@ -392,7 +393,7 @@ def check_lines(record: Struct) -> None:
 
 
 def _is_line(text: str) -> bool:
-    return text.isprintable() and text == text.strip()
+    return lines.is_line(text) and text == text.strip()
 
 
 def known_range(first: date | None, last: date | None) -> None:

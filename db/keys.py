@@ -14,6 +14,7 @@ from typing import Literal
 from msgspec import Struct
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
+from db.lines import is_line
 from db.models import api_key
 
 LONGEST_NAME = 100
@@ -47,7 +48,7 @@ def create(conn: Connection, *, name: str, scopes: Collection[Scope]) -> str:
 
     Raises BadName for a name that a log or a list couldn't show in its line.
     """
-    if not name.isprintable() or not 1 <= len(name.strip()) <= LONGEST_NAME:
+    if not is_line(name) or not 1 <= len(name.strip()) <= LONGEST_NAME:
         raise BadName(f"a key's name is a line of 1 to {LONGEST_NAME} characters")
     key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
     conn.execute(

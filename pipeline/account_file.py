@@ -8,6 +8,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from db.lines import has_unreadable, turns
+
 # What a column may be called; anything else in the file is ignored, and said so.
 _FIELDS = {
     "url": "url",
@@ -29,9 +31,6 @@ _LONGEST_VALUE = 500
 _LONGEST_RECORD_LINES = 20
 # Far more than any record has; the csv module would call a value of more than 131,072 characters an unclosed quotation.
 _LONGEST_LINE = 100_000
-# Neither PostgreSQL nor a terminal takes these: control characters, and bytes that were not UTF-8. Somebody else may
-# have put U+FFFD where such bytes were.
-_UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 
 
 class NotAList(Exception):
@@ -195,8 +194,10 @@ def _row(number: int, record: Mapping[str, Any]) -> Row | BadRow:
         text = _text(value)
         if text is None:
             return BadRow(number, f"{column} must be text")
-        if _UNREADABLE.search(text):
+        if has_unreadable(text):
             return BadRow(number, f"{column} holds unreadable characters: save the file as UTF-8")
+        if turns(text):
+            return BadRow(number, f"{column} holds characters that turn the direction of text: write it without them")
         if len(text) > _LONGEST_VALUE:
             return BadRow(number, f"{column} is longer than {_LONGEST_VALUE} characters")
         if text:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 
 from celery import Celery
+from celery.bin.celery import celery as commands
 
 from pipeline import lanes, log, platforms, redis_channel
 from pipeline.messages import HEARTBEAT_S, task_name
@@ -55,9 +56,13 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def run_command(celery: Celery, argv: Sequence[str]) -> None:
-    """Run one of Celery's commands in this process."""
+    """Run one of Celery's commands in this process. Raises SystemExit where it failed."""
+    # Not `celery.start`, which ends with 0 also after an error: a supervisor would leave it at that.
+    commands.params[0].default = celery
     # Said again, since its command line reads BROKER_URL from the environment, as it stands there (`unix://…`).
-    celery.start(["--quiet", "--broker", celery.conf.broker_url, *argv])
+    code = commands.main(["--quiet", "--broker", celery.conf.broker_url, *argv], standalone_mode=False)
+    if isinstance(code, int) and code:
+        sys.exit(code)
 
 
 def _transport_options(broker: str) -> dict[str, object]:

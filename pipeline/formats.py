@@ -28,8 +28,9 @@ SUFFIXES: dict[str, Format] = {
 }
 Batches = Iterable[Sequence[Sequence[Any]]]
 
-# A spreadsheet takes a text that begins with one of these for a formula, and runs it.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# A spreadsheet takes a text that begins with one of these for a formula, and runs it; where people write Chinese, Japanese
+# or Korean, the wide ones too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _ROW_GROUP = 20_000
 _ROW_GROUP_BYTES = 4 << 20
 _PIECE_BYTES = 65_536

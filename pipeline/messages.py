@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -25,9 +25,19 @@ from pipeline.cdn_queue import TELL_CDNS
 from pipeline.records import Job, Kind
 
 log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class _Purge(msgspec.Struct, frozen=True):
+    """What the fanout says: tags, and their sequence in Redis."""
+
+    tags: tuple[str, ...]
+    seq: int | None
+
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Counted)
+_purge_decoder = msgspec.json.Decoder(_Purge)
 
 METRICS = Queue("rollcall.metrics", Exchange(""))
 PURGES = Exchange("rollcall.purge", type="fanout", durable=False)
@@ -242,12 +252,18 @@ def listen_purges(
 ) -> None:
     """Hear purges until `stop`. What was missed while disconnected is lost: `on_connect` must forget everything."""
 
-    def heard(body: Mapping[str, Any], message: Any) -> None:
+    def heard(message: Any) -> None:
         message.ack()
+        try:
+            purge = _read(message, _purge_decoder)
+        except _FOREIGN as exc:
+            log.error("purge_refused", why=_where(exc))
+            return
         with trail.followed(message.headers):
-            on_purge(body["tags"], body["seq"])
-            log.debug("purge_heard", tags=body["tags"])
+            on_purge(purge.tags, purge.seq)
+            log.debug("purge_heard", tags=purge.tags)
 
+    redis_channel.install()
     while not stop.is_set():
         try:
             with _drained(url, heard, stop) as drain:
@@ -266,7 +282,7 @@ def _drained(url: str, heard: Callable[..., None], stop: threading.Event) -> Ite
     with Connection(url, heartbeat=HEARTBEAT_S, transport_options=options) as connection:
         # A queue of this process's own that goes when it does.
         queue = Queue("", PURGES, exclusive=True, auto_delete=True, durable=False)
-        with Consumer(connection, [queue], callbacks=[heard], accept=["json"]):
+        with Consumer(connection, [queue], on_message=heard):
 
             def drain() -> None:
                 while not stop.is_set():
@@ -287,9 +303,9 @@ def receive_metrics(url: str, take: Callable[[Sequence[Counted]], bool], stop: t
 
     def heard(message: Any) -> None:
         try:
-            waiting.append((_decoder.decode(message.body), message))
-        except msgspec.DecodeError as exc:  # of another version, or nobody's
-            log.error("metric_refused", error=str(exc))
+            waiting.append((_read(message, _decoder), message))
+        except _FOREIGN as exc:  # of another version, or nobody's
+            log.error("metric_refused", why=_where(exc))
             message.reject()
 
     redis_channel.install()
@@ -308,6 +324,22 @@ def receive_metrics(url: str, take: Callable[[Sequence[Counted]], bool], stop: t
                     return
                 _acknowledge(channel, [message for _, message in waiting])
                 waiting.clear()
+
+
+_FOREIGN = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
+
+
+def _read(message: Any, decoder: "msgspec.json.Decoder[T]") -> T:
+    """Return what a message says. Raises one of _FOREIGN."""
+    if (b"\\u0000" if isinstance(message.body, bytes) else "\\u0000") in message.body:
+        raise ValueError("a character that PostgreSQL refuses, and the recorder would try again for ever")
+    return decoder.decode(message.body)
+
+
+def _where(exc: Exception) -> str:
+    """Say what is wrong with a message, and where, without its words: they may be anybody's."""
+    _, _, path = str(exc).partition(" - at ")
+    return f"{type(exc).__name__} at {path}" if path else type(exc).__name__
 
 
 def _acknowledge(channel: Any, messages: Sequence[Any]) -> None:

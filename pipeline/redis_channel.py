@@ -7,14 +7,24 @@ And one that acknowledges many messages in one round trip.
 
 And connections that notice by themselves that they were cut: kombu's wait for an answer that never comes, and Linux
 takes two hours to look after one that is silent.
+
+What lies in a queue without being a message ends nobody who consumes from it: it is thrown away, and logged without its
+words. As it comes, kombu raises what the reading of it meets, and the process ends.
 """
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from queue import Empty
 from typing import Any
 
+import structlog
+from kombu import compression
 from kombu.transport import redis, virtual
+from kombu.utils.json import loads
 from redis import ConnectionError
+
+log = structlog.get_logger()
 
 # An answer that takes longer doesn't come.
 _ANSWER_S = 5
@@ -46,6 +56,28 @@ def line_options(broker: str) -> Mapping[str, object]:
     }
 
 
+class _NoMessage(Exception):
+    """Bytes out of Redis are none that a process of ours sent."""
+
+
+def _loads(text: Any) -> Any:
+    try:
+        return loads(text)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        raise _NoMessage from exc
+
+
+class Message(redis.Channel.Message):  # type: ignore[misc]  # kombu has no types
+    def __init__(self, payload: Any, *args: Any, **options: Any) -> None:
+        try:
+            super().__init__(payload, *args, **options)
+            is_whole = isinstance(self.headers, dict) and isinstance(self.delivery_info["routing_key"], str)
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
+            raise _NoMessage from exc
+        if not is_whole or not self.body:
+            raise _NoMessage
+
+
 class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no types
     def ack_all(self, delivery_tags: Iterable[str]) -> None:
         """Do what `ack` does for each of them."""
@@ -60,13 +92,34 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no types
 
 class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no types
     QoS = QoS
+    Message = Message
 
     def _connparams(self, asynchronous: bool = False) -> Any:
         if self.connection is None or self.connection.client is None:
             raise ConnectionError("the connection of this channel is closed")
         return super()._connparams(asynchronous)
 
+    def _brpop_read(self, **options: Any) -> Any:
+        with _throwing_away():
+            return super()._brpop_read(**options)
+
+    def _receive_one(self, c: Any) -> Any:
+        with _throwing_away():
+            return super()._receive_one(c)
+
+
+@contextmanager
+def _throwing_away() -> Iterator[None]:
+    try:
+        yield
+    except _NoMessage:
+        log.error("message_refused", why="it is no message")
+        raise Empty from None
+
 
 def install() -> None:
     """Let every connection to Redis that kombu makes from now on have such channels."""
     redis.Transport.Channel = Channel
+    redis.loads = _loads
+    # Nothing of ours is compressed, and what somebody else compressed may unpack to any size.
+    compression._decoders.clear()

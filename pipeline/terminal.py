@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from db.lines import as_line
+
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, most: int | None = None) -> int:
     """Print rows, or nothing when there are none; into a pipe one line each, without a heading, nothing shortened.
@@ -82,4 +84,4 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return " ".join(str(value).split())
+    return as_line(str(value))

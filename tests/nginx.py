@@ -84,10 +84,10 @@ def nginx(backends: Sequence[int], folder: Path) -> Iterator[Nginx]:
     servers = "".join(f"    server 127.0.0.1:{port} max_fails=0;\n" for port in backends)
     for written, own, times in (
         (r"    server 127\.0\.0\.1:8000 max_fails=0;\n", servers, 1),
-        (r"listen 443 ssl", f"listen 127.0.0.1:{server.port} ssl", 2),
-        (r"listen 80", f"listen 127.0.0.1:{server.plain_port}", 1),
-        (r"/etc/ssl/rollcall\.pem", str(certificate), 2),
-        (r"/etc/ssl/private/rollcall\.key", str(key), 2),
+        (r"listen 443 ssl", f"listen 127.0.0.1:{server.port} ssl", 3),
+        (r"listen 80", f"listen 127.0.0.1:{server.plain_port}", 2),
+        (r"/etc/ssl/rollcall\.pem", str(certificate), 3),
+        (r"/etc/ssl/private/rollcall\.key", str(key), 3),
     ):
         site, found = re.subn(written, own, site)
         assert found == times, written

@@ -14,7 +14,7 @@ from db.engine import make_engine
 from pipeline import metrics, platforms
 from pipeline.cli import main
 from pipeline.platforms import Meanings
-from pipeline.settings import Settings
+from pipeline.settings import Settings, is_secret
 from tests import fakes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -89,6 +89,18 @@ def test_every_metric_has_its_line_with_its_labels_and_meaning() -> None:
     for metric in metrics.ALL:
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
         assert [cell.strip() for cell in rows[metric.name].split("|")] == [metric.kind, labels, metric.help]
+
+
+def test_security_names_each_secret_and_tests_that_there_are() -> None:
+    page = (DOCS / "security.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    tests = (DOCS.parent / "tests").rglob("test_*.py")
+
+    assert named <= {
+        name for file in tests for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 50
+    assert {name.upper() for name in Settings.model_fields if is_secret(name.upper())} <= _rows("security.md").keys()
 
 
 def _commands(command: click.Command, name: str) -> Iterator[str]:

@@ -4,11 +4,13 @@ The stock consumer arms a timer per held message and lets them race, which at 5/
 holds messages first in, first out, so that what a person asked for waits behind the sweep; and each worker counts
 for itself. Here one bucket per task asks the allowance that all workers share. Celery's remote command `rate_limit`
 (and Flower's button for it) changes that allowance, and so the whole fleet.
+
+A message that is none of ours (workers/strangers.py) is refused before Celery sees it, and logged without its words.
 """
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -19,6 +21,7 @@ from redis import RedisError
 
 from pipeline import lanes
 from pipeline.limits import Rate
+from workers import strangers
 from workers.allowance import Slot, TaskAllowance
 from workers.pauses import LONGEST_HOLD_S
 from workers.turn import ASK_AGAIN_S
@@ -100,6 +103,25 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery has no types
         except RedisError as exc:  # what was set counts all the same, and is shown with the first slot
             log.warning("allowance_unreachable", error=type(exc).__name__)
         return self.task_buckets[task.name] or Bucket(task)
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:
+        """Return what takes a lane's messages; jobs' ids for our own tasks alone."""
+        take: Callable[[Any], None] = super().create_task_handler(*args, **options)
+        ours = {name for name, task in self.app.tasks.items() if hasattr(task, "allowance")}
+
+        def received(message: Any) -> None:
+            if fault := strangers.fault(message, ours):
+                log.error("message_refused", why=fault, queue=message.delivery_info.get("routing_key"))
+                message.reject_log_error(log, self.connection_errors)
+            else:
+                take(message)
+
+        return received
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Refuse a remote command that can't be read: Celery would write it into the log."""
+        log.error("message_refused", why="it can't be read", error=type(exc).__name__)
+        message.ack()
 
     def change_rate(self, task: Any, rate: str) -> None:
         """Give a task another rate, in every worker and from now on. Raises ValueError, and RedisError."""

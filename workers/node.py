@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from db.lines import without_controls
 from pipeline.errors import BadPage
 
 _LARGEST_COUNT = 2**63 - 1  # the database's bigint
@@ -43,13 +44,13 @@ class Node:
         return self._fields.get(name) is not None
 
     def text(self, name: str) -> str | None:
-        """Return a text that PostgreSQL can keep; a number (an id beyond 2^53) as its digits."""
+        """Return a text that PostgreSQL can keep and no terminal obeys; a number (an id beyond 2^53) as its digits."""
         found = self._fields.get(name)
         if found is None:
             return None
         if isinstance(found, bool) or not isinstance(found, str | int):
             raise self.bad(name)
-        return str(found).replace("\0", "").encode("utf-8", "replace").decode()
+        return without_controls(str(found)).encode("utf-8", "replace").decode()
 
     def need_text(self, name: str) -> str:
         """Return a text that is there and not empty."""

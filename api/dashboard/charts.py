@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from api.cache.entries import Content
 from api.cached import JSON
 from api.dashboard.figures import Values, indexed
+from api.dashboard.look import shown
 from api.naming import find_account, tags_of
 from api.operations import Operation, Operations
 from api.resources.history import History, read_history
@@ -150,7 +151,7 @@ class AccountChart:
 
 def of_account(history: History, metric: Metric) -> Chart:
     """Return the chart of one column of a history."""
-    name = history.account.display_name or history.account.handle
+    name = shown(history.account)
     return Chart(
         unit=metric,
         dates=history.dates,

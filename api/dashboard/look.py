@@ -27,6 +27,7 @@ from api.room import Room
 from db import overview, reads, tags
 from db.dataset import source_of
 from db.engine import Connection
+from db.lines import as_line
 from db.reads import Clock, Filters, Overview
 from db.standing import Status
 from pipeline.limits import duration
@@ -310,7 +311,7 @@ def web(url: str) -> str | None:
 
 def shown(account: Any) -> str:
     """Return the name that an account goes by."""
-    return str(account.display_name or account.handle)
+    return as_line(account.display_name or "") or str(account.handle)
 
 
 def prose(text: str) -> Markup:

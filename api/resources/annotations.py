@@ -30,7 +30,7 @@ from api.schemas import (
     known_range,
     parse,
 )
-from db import accounts, annotations, overview, tags
+from db import accounts, annotations, lines, overview, tags
 from db.annotations import Annotation, BadNote, Subject
 from db.engine import Connection, reading, transaction
 from db.profiler import scoped
@@ -202,7 +202,7 @@ def _check(body: AnnotationBody) -> None:
     if len(about) != 1:
         raise refuse(Fault("account", "say whom it is about by exactly one of account, org and all"))
     known_range(body.first, body.last)
-    if body.org is not None and not body.org.isprintable():
+    if body.org is not None and not lines.is_line(body.org):
         raise refuse(Fault("org", "is not a line of text"))
 
 
