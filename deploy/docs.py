@@ -4,18 +4,16 @@ Each stands between two comments, so that what people write around it stays.
 """
 
 import csv
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-
-from pydantic import SecretStr
 
 from db.health import Alike
 from pipeline import addresses, platforms, scaling
 from pipeline.estimate_command import DAILY, cells
 from pipeline.scaling import Scale
-from pipeline.settings import Settings
+from pipeline.settings import Settings, load_settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _LIST = Path(__file__).with_name("accounts") / "hhs.csv"
@@ -27,12 +25,10 @@ def page(path: Path) -> str:
     text = path.read_text()
     for name, lines in _TABLES.items():
         begin, end = f"<!-- {name}: written by python -m deploy.docs -->\n", f"<!-- end of {name} -->\n"
-        text = re.sub(
-            f"(?<={re.escape(begin)}).*?(?={re.escape(end)})",
-            lambda _, lines=lines: "\n" + "\n".join(lines()) + "\n\n",
-            text,
-            flags=re.DOTALL,
-        )
+        if begin in text:
+            before, after = text.split(begin)
+            table = "\n".join(lines())
+            text = f"{before}{begin}\n{table}\n\n{end}{after.split(end)[1]}"
     return text
 
 
@@ -42,7 +38,9 @@ def _settings() -> Iterator[str]:
     for name, field in Settings.model_fields.items():
         if not field.exclude:
             default = "–" if field.default in (None, "") else f"`{field.default}`"
-            rows.append((f"`{name.upper()}`", "required" if field.is_required() else default, field.description or ""))
+            rows.append(
+                (f"`{name.upper()}`", "required" if field.is_required() else default, field.description or "")
+            )
     return _table(("setting", "default", "meaning"), rows)
 
 
@@ -55,6 +53,7 @@ def _sizes() -> Iterator[str]:
         "processors: workers",
         "PostgreSQL",
         "the rest",
+        "memory of PostgreSQL",
         "disk after a year",
         "money a day: profiles",
         "posts, at most",
@@ -71,6 +70,7 @@ def _size(one: Scale) -> tuple[str, ...]:
         f"{one.worker_cores:.3f}",
         f"{one.postgres_cores:.3f}",
         f"{one.other_cores:.3f}",
+        f"{one.memory_gb:,.2f} GB",
         f"{one.disk_gb + one.disk_gb_a_year:,.2f} GB",
         f"${one.profiles_usd:,.0f}",
         f"${one.posts_usd:,.0f}",
@@ -82,17 +82,34 @@ def _million() -> Iterator[str]:
     return _table(DAILY, (cells(one) for one in _grown(_SIZES[-1]).demands))
 
 
+def _costs() -> Iterator[str]:
+    """Yield what is reckoned with."""
+    linear = {
+        "a worker, ms": (scaling.WORKER_S, 1_000),
+        "PostgreSQL, ms": (scaling.POSTGRES_S, 1_000),
+        "planner, Redis, recorder, ms": (scaling.OTHERS_S, 1_000),
+        "a kept job, bytes": (scaling.JOB_BYTES, 1),
+    }
+    rows = [(what, f"{c.per_call * unit:g}", f"{c.per_account * unit:g}") for what, (c, unit) in linear.items()]
+    kept = {"numbers of a day": scaling.SNAPSHOT_BYTES, "a post": scaling.POST_BYTES, "itself": scaling.ACCOUNT_BYTES}
+    rows += [(f"{what}, bytes", "–", f"{size:,}") for what, size in kept.items()]
+    return _table(("costs", "a call", "an account"), rows)
+
+
 def _grown(size: int) -> Scale:
     known = platforms.load()
+    listed: Counter[str] = Counter()
     with _LIST.open(encoding="utf-8") as file:
-        listed = Counter(addresses.platform_called(row["platform"], known).name for row in csv.DictReader(file))
+        for row in csv.DictReader(file):
+            with suppress(addresses.Unclear):  # a person's profile, which the import rejects
+                listed[addresses.of_url(row["url"], known).platform] += 1
     mixed = [Alike(name, "profiles", "", None, count) for name, count in sorted(listed.items())]
     return scaling.scale(scaling.grown(mixed, size), _published(), known)
 
 
 def _published() -> Settings:
     """Return the settings that nobody has changed."""
-    return Settings(database_url=SecretStr("postgresql://"), redis_url=SecretStr("redis://"))
+    return load_settings({"DATABASE_URL": "postgresql://", "REDIS_URL": "redis://"}, env_files=())
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -102,7 +119,12 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[st
         yield f"| {' | '.join(row)} |"
 
 
-_TABLES: dict[str, Callable[[], Iterator[str]]] = {"settings": _settings, "sizes": _sizes, "a million": _million}
+_TABLES: dict[str, Callable[[], Iterator[str]]] = {
+    "settings": _settings,
+    "sizes": _sizes,
+    "a million": _million,
+    "costs": _costs,
+}
 
 
 if __name__ == "__main__":

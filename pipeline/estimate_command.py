@@ -9,7 +9,16 @@ from pipeline.command import Misuse, as_json_option, opened
 from pipeline.scaling import Demand
 from pipeline.terminal import note, show_json, show_table
 
-DAILY = ("platform", "accounts", "calls a day", "of a limit", "sets of credentials", "first round", "profiles", "posts")
+DAILY = (
+    "platform",
+    "accounts",
+    "calls a day",
+    "of a limit",
+    "sets of credentials",
+    "first round",
+    "profiles",
+    "posts",
+)
 
 
 @click.command()
@@ -31,7 +40,7 @@ def estimate(total: int | None, as_json: bool) -> None:
         f"{found.accounts:,} accounts, {found.calls:,} calls a day."
         f" Processors busy: {found.worker_cores:.2f} for workers, {found.postgres_cores:.2f} for PostgreSQL,"
         f" {found.other_cores:.2f} for the rest."
-        f" Disk: {found.disk_gb:,.2f} GB, and {found.disk_gb_a_year:,.2f} more each year."
+        f" Memory of PostgreSQL: {found.memory_gb:,.2f} GB. Disk: {found.disk_gb:,.2f} GB, and {found.disk_gb_a_year:,.2f} more each year."
         f" Money a day: ${found.profiles_usd:,.2f} for profiles, up to ${found.posts_usd:,.2f} for posts."
     )
 

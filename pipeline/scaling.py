@@ -15,15 +15,30 @@ from pipeline.settings import Settings
 from pipeline.terms import CallTerms, terms
 
 _DAY_S = 86_400
-# CPU seconds of a call, and of each account that it carries; measured by `./dev bench pipeline` in batches of 1 and 100.
-_WORKER_S = (0.0122, 0.00009)
-_POSTGRES_S = (0.0090, 0.00022)
-_OTHERS_S = (0.0037, 0.00005)
-# Bytes on disk, indexes included; tests/performance/baseline.json holds the first two.
+
+
+class Cost(Struct, frozen=True):
+    """What a call costs, and so much more each account that it carries."""
+
+    per_call: float
+    per_account: float
+
+    def of(self, calls: Sequence[CallTerms]) -> float:
+        """Return what a day's calls cost; all of them are full."""
+        return sum(
+            call.calls_a_day * (self.per_call + self.per_account * min(call.batch, call.accounts)) for call in calls
+        )
+
+
+# CPU seconds, measured by `./dev bench pipeline` in batches of 1 and of 100.
+WORKER_S = Cost(0.0122, 0.00009)
+POSTGRES_S = Cost(0.0090, 0.00022)
+OTHERS_S = Cost(0.0037, 0.00005)
+# Bytes on disk, indexes included.
+JOB_BYTES = Cost(400, 18)
 SNAPSHOT_BYTES = 184
 ACCOUNT_BYTES = 1_350
-_POST_BYTES = 460
-_JOB_BYTES = (400, 18)
+POST_BYTES = 460
 _POSTS_A_DAY = 1
 _GB = 1e9
 
@@ -47,10 +62,10 @@ class Demand(Struct, frozen=True, kw_only=True):
 
 
 class Scale(Struct, frozen=True, kw_only=True):
-    """What all of it takes. Cores are processors busy on average over the day; disk is that of PostgreSQL.
+    """What all of it takes. Cores are processors busy on average over the day; disk and memory are PostgreSQL's.
 
-    `disk_gb` is there after a day, without posts; `disk_gb_a_year` comes with each year of numbers and posts, one a day per
-    account.
+    `disk_gb` is there from the first days on; `disk_gb_a_year` comes with each year of numbers and posts, one a day per
+    account. `memory_gb` holds what a day's work and the pages go through: the accounts and a month of numbers.
     """
 
     accounts: int
@@ -61,6 +76,7 @@ class Scale(Struct, frozen=True, kw_only=True):
     other_cores: float
     disk_gb: float
     disk_gb_a_year: float
+    memory_gb: float
     profiles_usd: float
     posts_usd: float
 
@@ -84,16 +100,17 @@ def scale(accounts: Sequence[Alike], settings: Settings, platforms: Mapping[str,
     calls = [call for day in days.values() for call in day]
     total, made = sum(one.accounts for one in accounts), sum(call.calls_a_day for call in calls)
     demands = [_demand(platforms[name], by_id, day, settings) for name, day in days.items()]
-    jobs_bytes = settings.job_retention_days * _linear(_JOB_BYTES, calls)
+    jobs_bytes = settings.job_retention_days * JOB_BYTES.of(calls)
     return Scale(
         accounts=total,
         demands=demands,
         calls=made,
-        worker_cores=_linear(_WORKER_S, calls) / _DAY_S,
-        postgres_cores=_linear(_POSTGRES_S, calls) / _DAY_S,
-        other_cores=_linear(_OTHERS_S, calls) / _DAY_S,
+        worker_cores=WORKER_S.of(calls) / _DAY_S,
+        postgres_cores=POSTGRES_S.of(calls) / _DAY_S,
+        other_cores=OTHERS_S.of(calls) / _DAY_S,
         disk_gb=(total * ACCOUNT_BYTES + jobs_bytes) / _GB,
-        disk_gb_a_year=total * 365 * (SNAPSHOT_BYTES + _POSTS_A_DAY * _POST_BYTES) / _GB,
+        disk_gb_a_year=total * 365 * (SNAPSHOT_BYTES + _POSTS_A_DAY * POST_BYTES) / _GB,
+        memory_gb=total * (ACCOUNT_BYTES + 30 * SNAPSHOT_BYTES) / _GB,
         profiles_usd=sum(one.profiles_usd for one in demands),
         posts_usd=sum(one.posts_usd for one in demands),
     )
@@ -134,9 +151,3 @@ def _first_days(platform: Platform, accounts: Sequence[Alike], settings: Setting
     kind = first_kind(platform, external_id=None)
     by_name = {(one.platform, kind, one.host): one.accounts for one in accounts}
     return sum(one.takes_s for one in estimates(by_name, settings, {platform.name: platform})) / _DAY_S
-
-
-def _linear(cost: tuple[float, float], calls: Sequence[CallTerms]) -> float:
-    """Return what a day's calls cost, each so much and so much more for each account that it carries: all are full."""
-    per_call, per_account = cost
-    return sum(call.calls_a_day * (per_call + per_account * min(call.batch, call.accounts)) for call in calls)
