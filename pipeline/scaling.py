@@ -34,7 +34,7 @@ class Cost(Struct, frozen=True):
 WORKER_S = Cost(0.0122, 0.00009)
 POSTGRES_S = Cost(0.0090, 0.00022)
 OTHERS_S = Cost(0.0037, 0.00005)
-# Bytes on disk, indexes included.
+# Bytes on disk, indexes included; a test measures those of a day's numbers.
 JOB_BYTES = Cost(400, 18)
 SNAPSHOT_BYTES = 184
 ACCOUNT_BYTES = 1_350

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 from rich.console import Console
+from rich.table import Table
 
 from deploy import embedded
 from tests import databases
@@ -18,7 +19,6 @@ from tests.conftest import FAST
 from tests.performance import baseline, counting
 from tests.performance.baseline import Found
 from tests.performance.counting import Counts
-from tests.performance.report import Chapter, Line, show
 
 HOW_TO = './dev bench regression --update --reason "…"'
 # By the address of an empty database and of a Redis that may be emptied.
@@ -26,6 +26,7 @@ AREAS: Mapping[str, Callable[[str, str], Counts]] = {
     "answers": counting.answers,
     "jobs": counting.jobs,
     "memory": lambda database_url, _: counting.memory(database_url),
+    "disk": lambda database_url, _: counting.disk(database_url),
     "calls": lambda *_: counting.calls(),
 }
 
@@ -46,8 +47,20 @@ def main() -> int:
     console = Console()
     found = {area: baseline.compare(area, counts) for area, counts in areas.items()}
     for area, compared in found.items():
-        show(Chapter(area, [Line(one.name, one.value, one.unit, at_most=one.most) for one in compared]), console)
+        console.print(_table(area, compared))
     return _verdict([one for compared in found.values() for one in compared])
+
+
+def _table(area: str, found: list[Found]) -> Table:
+    table = Table(title=area, title_justify="left", title_style="bold")
+    table.add_column("")
+    for heading in ("found", "baseline", "at most"):
+        table.add_column(heading, justify="right")
+    table.add_column("unit")
+    for one in found:
+        was, most = ("–", "–") if one.was is None else (f"{one.was:,g}", f"{one.most:,g}")
+        table.add_row(one.name, f"{one.value:,g}", was, most, one.unit, style="red" if one.is_worse else None)
+    return table
 
 
 def _verdict(found: list[Found]) -> int:

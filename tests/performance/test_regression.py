@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import scaling
 from tests.performance import baseline
 from tests.performance.baseline import Found
 from tests.performance.counting import Count, Counts
@@ -26,6 +27,11 @@ def test_nothing_costs_more_than_the_baseline_says(
     worse = [str(one) for one in found if one.is_worse]
     assert not worse, "\n".join([*worse, f"If that is meant: {HOW_TO}"])
     assert not baseline.gone(area, counts), HOW_TO
+
+
+def test_scaling_reckons_with_what_a_row_takes() -> None:
+    found = baseline.compare("disk", {"numbers of a day: disk": Count(scaling.SNAPSHOT_BYTES, "bytes on disk")})
+    assert found[0].value == pytest.approx(found[0].was, rel=0.1)
 
 
 @pytest.mark.parametrize(
