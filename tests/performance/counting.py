@@ -26,7 +26,7 @@ from api.cache.shared import VALUE_KEY
 from db import derived, reads
 from db.engine import Connection, Engine, make_engine, reading, transaction
 from db.keyset import Order, Window
-from db.reads import Clock, Filters
+from db.reads import AccountSummary, Clock, Filters
 from db.standing import StaleAfter
 from deploy.simulator.server import Simulator
 from pipeline.app import make_celery
@@ -115,7 +115,7 @@ def answers(database_url: str, redis_url: str) -> Counts:
                 _fill(engine, today)
                 found = _answers(engine, database_url, redis_url)
                 with transaction(engine) as conn:
-                    conn.execute(text("TRUNCATE dim_account, scrape_job CASCADE"))
+                    conn.execute(text("TRUNCATE dim_account, scrape_job RESTART IDENTITY CASCADE"))
             finally:
                 engine.dispose()
             if datetime.now(UTC).date() == today:  # else the data was a day old for some of them
@@ -423,10 +423,11 @@ def memory(database_url: str) -> Counts:
     now = datetime.now(UTC)
     engine = make_engine(database_url, application_name="counting")
     clock = Clock(now, StaleAfter(interval_s=86_400, after_s=93_600))
+    names = AccountSummary.__struct_fields__
     try:
         _fill(engine, now.date())
         with reading(engine) as conn:
-            page = _most_bytes(lambda: reads.summary(conn, Filters(), Order(), Window(limit=50), clock))
+            page = _most_bytes(lambda: reads.part(conn, names, Filters(), Order(), Window(limit=50), clock))
             year = _most_bytes(lambda: reads.days(conn, 1, now.date() - timedelta(days=DAYS), now.date()))
     finally:
         engine.dispose()
