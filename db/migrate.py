@@ -22,6 +22,16 @@ _ASK_AGAIN_S = 0.5
 _LOCK_TIMEOUT = text(f"SET lock_timeout = '{LOCK_WAIT_S}s'")
 
 
+class Newer(Exception):
+    """The database has the schema of a newer Rollcall; `str()` says what to do."""
+
+    def __init__(self, revision: str) -> None:
+        super().__init__(
+            f"The schema is of revision {revision}, which this Rollcall doesn't know: install the newer one that made it, "
+            "or restore a backup from before it."
+        )
+
+
 def upgrade(url: str, *, partition_months: int = 12, follow: Roles | None = None) -> None:
     """Bring the schema to the newest revision and make today's partitions; change nothing that is there already.
 
@@ -29,7 +39,8 @@ def upgrade(url: str, *, partition_months: int = 12, follow: Roles | None = None
 
     Readers and workers go on meanwhile. Each revision has a transaction of its own: a failure leaves the schema at the
     last one that was reached, and the next run goes on from there. Of two at a time, the second waits, then finds nothing
-    to do. Raises DatabaseError, of which partitions.is_busy holds, while a long read or write keeps a table locked.
+    to do. Raises DatabaseError, of which partitions.is_busy holds, while a long read or write keeps a table locked, and
+    Newer.
     """
     engine = make_engine(url, pool_size=1, max_overflow=0, application_name="rollcall migrate")
     try:
@@ -48,6 +59,9 @@ def upgrade(url: str, *, partition_months: int = 12, follow: Roles | None = None
 
 def _to_newest(conn: Connection) -> None:
     """Run the revisions that are missing. A lock that isn't to be had is let go, and asked for again."""
+    if (revision := _revision(conn)) not in (None, *revisions()):
+        raise Newer(str(revision))
+    conn.commit()
     gives_up_at = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -63,7 +77,17 @@ def is_current(engine: Engine) -> bool:
     """Say whether the database has the newest revision. Raises DatabaseError when it can't be reached."""
     newest = ScriptDirectory.from_config(_config()).get_current_head()
     with reading(engine) as conn:
-        return MigrationContext.configure(conn).get_current_revision() == newest
+        return _revision(conn) == newest
+
+
+def is_newer(engine: Engine) -> bool:
+    """Say whether the database has a revision that this code doesn't know. Raises DatabaseError as above."""
+    with reading(engine) as conn:
+        return _revision(conn) not in (None, *revisions())
+
+
+def _revision(conn: Connection) -> str | None:
+    return MigrationContext.configure(conn).get_current_revision()
 
 
 def revisions() -> frozenset[str]:

@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     except DatabaseError as exc:
         console.print(f"The database doesn't answer: {str(exc.orig).splitlines()[0]}", style="red", markup=False)
         return 1
-    except (Failed, ServerMissing, SettingsError) as exc:
+    except (Failed, ServerMissing, SettingsError, migrate.Newer) as exc:
         console.print(str(exc), style="red", markup=False)
         return 1
     except Stopped:

@@ -23,6 +23,7 @@ from pipeline.asking import enqueue
 from pipeline.command import Misuse, PlatformName, Rollcall, as_json_option, opened, purge
 from pipeline.db_command import db_group
 from pipeline.drain import drain
+from pipeline.estimate_command import estimate
 from pipeline.export_command import export_group
 from pipeline.history_command import history_group
 from pipeline.jobs_command import jobs_group
@@ -107,6 +108,7 @@ def list_accounts(platform: str | None, org: str | None, status: str | None, tex
 
 main.add_command(enqueue)
 main.add_command(drain)
+main.add_command(estimate)
 main.add_command(jobs_group)
 main.add_command(history_group)
 main.add_command(export_group)

@@ -43,11 +43,14 @@ db_group.add_command(profile_command)
 def upgrade() -> None:
     """Bring the schema to the newest revision."""
     with opened() as (settings, _):
-        migrate.upgrade(
-            settings.database_url.get_secret_value(),
-            partition_months=settings.partition_months,
-            follow=_roles(settings),
-        )
+        try:
+            migrate.upgrade(
+                settings.database_url.get_secret_value(),
+                partition_months=settings.partition_months,
+                follow=_roles(settings),
+            )
+        except migrate.Newer as exc:
+            raise Fault(str(exc)) from exc
     note("The schema is the newest.")
 
 

@@ -1,6 +1,8 @@
 """Every setting, command, route, metric and process is documented, and nothing is documented that isn't there."""
 
+import ast
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,13 @@ from pipeline.platforms import Meanings
 from pipeline.settings import Settings, is_secret
 from tests import fakes
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+PROJECT = Path(__file__).resolve().parent.parent
+DOCS = PROJECT / "docs"
+# What the log says when somebody should look; the profiler names its two events by a variable.
+LEVELS = ("warning", "error", "critical", "exception")
+PROFILED = {"statement_slow", "statement_repeated"}
+# What sessions are called in pg_stat_activity: `rollcall beat` is no command.
+SESSIONS = ("api", "worker", "beat", "recorder", "cli", "migrate", "run")
 
 
 def _rows(name: str) -> dict[str, str]:
@@ -101,6 +109,54 @@ def test_security_names_each_secret_and_tests_that_there_are() -> None:
     }
     assert len(named) > 50
     assert {name.upper() for name in Settings.model_fields if is_secret(name.upper())} <= _rows("security.md").keys()
+
+
+def test_every_command_line_in_a_page_can_be_typed() -> None:
+    for page in (PROJECT / "README.md", *DOCS.glob("*.md")):
+        lines = re.findall(
+            r"(?:`|^    +)(?:\./dev |\.venv/bin/)?rollcall ([a-z][^`\n]*)", page.read_text(), re.MULTILINE
+        )
+        for line in lines:
+            words = shlex.split(line.rstrip("…"), comments=True)
+            assert words[0] in SESSIONS or _is_known(main, words), f"{page.name}: rollcall {line}"
+
+
+def test_every_warning_and_error_of_the_log_has_its_line() -> None:
+    rooms = [path for room in ("api", "db", "pipeline", "workers") for path in (PROJECT / room).rglob("*.py")]
+    events = {event for path in rooms for event in _events(path)} | PROFILED
+
+    assert {name for name in _rows("troubleshooting.md") if re.fullmatch("[a-z_]+", name)} == events
+
+
+def test_what_troubleshooting_names_is_there() -> None:
+    page = (DOCS / "troubleshooting.md").read_text()
+    settings = set(re.findall(r"`([A-Z]+(?:_[A-Z0-9]+)+)(?:=[^`]*)?`", page))
+    described = (DOCS / "settings.md").read_text() + (DOCS / "platforms.md").read_text()
+
+    assert set(re.findall(r"`(rollcall_[a-z_]+)`", page)) <= metrics.BY_NAME.keys()
+    assert [name for name in settings if not re.search(rf"\b{name}\b", described)] == ["READ_INTERVAL_S_X"]
+
+
+def _is_known(command: click.Command, words: list[str]) -> bool:
+    """Tell whether words name a command, or a group of them, and options that it has."""
+    if isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        return words[0] in command.commands and _is_known(command.commands[words[0]], words[1:])
+    options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+    return {word for word in words if word.startswith("-") and len(word) > 1} <= options
+
+
+def _events(path: Path) -> Iterator[str]:
+    """Yield what a module logs by name at a level that somebody should look at."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in LEVELS
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+            and re.fullmatch(r"[a-z]+(_[a-z]+)*", str(node.args[0].value))
+        ):
+            yield str(node.args[0].value)
 
 
 def _commands(command: click.Command, name: str) -> Iterator[str]:

@@ -53,6 +53,9 @@ def _schema(engine: Engine) -> Finding:
     try:
         if migrate.is_current(engine):
             return Finding("ok", "schema", "is the newest")
+        if migrate.is_newer(engine):
+            mend = "install the version that made it, or see docs/upgrading.md"
+            return Finding("warn", "schema", "is of a newer Rollcall than this one", mend)
     except DatabaseError as exc:
         return Finding("fail", "schema", said_by_server(exc), "run `rollcall db roles` as the tables' owner")
     return Finding("fail", "schema", "is not the newest", "run `rollcall db upgrade`")

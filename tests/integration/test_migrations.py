@@ -70,9 +70,17 @@ def test_partitions_leave_room_for_the_second_writing_of_the_day(engine: Engine)
 
 
 def test_a_database_is_current_only_once_it_is_migrated(blank: Engine, database_url: str) -> None:
-    assert not migrate.is_current(blank)
+    assert not migrate.is_current(blank) and not migrate.is_newer(blank)
     migrate.upgrade(database_url)
     assert migrate.is_current(blank)
+
+
+def test_a_schema_of_a_newer_rollcall_is_left_as_it_is(engine: Engine, database_url: str) -> None:
+    with transaction(engine) as conn:
+        conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(migrate.Newer, match="revision 9999"):
+        migrate.upgrade(database_url)
+    assert migrate.is_newer(engine) and not migrate.is_current(engine)
 
 
 def test_two_starts_at_once_migrate_once(blank: Engine, database_url: str) -> None:

@@ -85,3 +85,16 @@ def test_in_json_a_platform_is_one_object(rollcall, listed):
         "calls_a_day": 1,
         "usd_a_day": 0.02,
     }
+
+
+def test_a_day_of_the_list_is_estimated_and_of_one_that_has_grown(rollcall, listed):
+    assert [line[:2] for line in lines(rollcall("estimate"))] == [["mastodon", "2"], ["x", "2"]]
+    grown = rollcall("estimate", "--accounts", "40000")
+    assert ["x", "20,000", "20,200", "2.1%", "1", "–", "$200.00", "$10,000.00"] in lines(grown)
+    assert "40,000 accounts, 40,700 calls a day." in " ".join(grown.stderr.split())
+    assert json.loads(rollcall("estimate", "--json").stdout)["accounts"] == 4
+
+
+def test_without_accounts_there_is_nothing_to_estimate(rollcall):
+    result = rollcall("estimate")
+    assert result.exit_code == 2 and "rollcall accounts import" in result.stderr
