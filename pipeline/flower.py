@@ -44,6 +44,7 @@ def prepare(celery: Celery, settings: Settings) -> Sequence[str]:
 
 def _close_metrics() -> None:
     """Ask for the password there too: Flower shows its metrics, with the names of machines, to everyone."""
+    # Here, since workers and commands do without Flower.
     from flower.views.monitor import Metrics  # type: ignore[import-untyped]
     from tornado.web import authenticated
 
