@@ -16,11 +16,11 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
-    CompoundSelect,
     Connection,
     Float,
     Interval,
     Select,
+    Subquery,
     Table,
     Text,
     and_,
@@ -257,40 +257,43 @@ def totals(conn: Connection) -> list[Sample]:
     return _samples(conn.execute(_TOTALS))
 
 
-def _summed(rows: Select[Any] | CompoundSelect[Any]) -> Select[Any]:
-    """Build the sum of rollups by series. Class by class: to take the arrays apart would cost twice as much.
-
-    Materialized, since PostgreSQL would start processes to share the work: that takes longer than the work.
-    """
-    one = rows.cte("rollups").prefix_with("MATERIALIZED")
-    classes = [func.sum(one.c.buckets[literal_column(str(place))]) for place in range(1, CLASSES + 1)]
-    by_class = cast(array(classes), ARRAY(BigInteger))
-    by_series = (
-        select(
-            one.c.series_id,
-            func.sum(one.c.total).label("total"),
-            case((func.bool_or(one.c.buckets.is_not(None)), by_class)).label("buckets"),
-        )
-        .group_by(one.c.series_id)
-        .subquery("by_series")
-    )
-    return select(*_COLUMNS, by_series.c.total, by_series.c.buckets).join(
-        metric_series, metric_series.c.series_id == by_series.c.series_id
-    )
-
-
-def _rollups(table: Table, *conditions: ColumnElement[bool]) -> Select[Any]:
-    return select(table.c.series_id, table.c.total, table.c.buckets).where(*conditions)
-
-
 _BEGIN = bindparam("begin", type_=UTC)
 _FIRST_HOUR = bindparam("first_hour", type_=UTC)
-_MINUTES = _summed(_rollups(metric_minute, metric_minute.c.at >= _BEGIN))
-_HOURS = _summed(
-    union_all(
-        _rollups(metric_minute, metric_minute.c.at >= _BEGIN, metric_minute.c.at < _FIRST_HOUR),
-        _rollups(metric_hour, metric_hour.c.at >= _FIRST_HOUR),
+
+
+def _rows(column: str, parts: Iterable[tuple[Table, ColumnElement[bool]]]) -> Subquery:
+    """Build the rollups of these parts that have this column.
+
+    The limit, which nothing reaches, keeps PostgreSQL from starting processes to share the work: that takes longer than
+    the work.
+    """
+    of_parts = (select(t.c.series_id, t.c[column]).where(when, t.c[column].is_not(None)) for t, when in parts)
+    return union_all(*of_parts).limit(2**31).subquery()
+
+
+def _summed(*parts: tuple[Table, ColumnElement[bool]]) -> Select[Any]:
+    """Build the sum of rollups by series.
+
+    Class by class, since to take the arrays apart would cost twice as much; and apart from the rest, since most series
+    are only counted: adding up classes that they don't have would be nearly all of the work.
+    """
+    totals, buckets = _rows("total", parts), _rows("buckets", parts)
+    sums = select(totals.c.series_id, func.sum(totals.c.total).label("total")).group_by(totals.c.series_id)
+    classes = [func.sum(buckets.c.buckets[literal_column(str(place))]) for place in range(1, CLASSES + 1)]
+    by_class = cast(array(classes), ARRAY(BigInteger)).label("buckets")
+    counted = sums.subquery("counted")
+    timed = select(buckets.c.series_id, by_class).group_by(buckets.c.series_id).subquery("timed")
+    return (
+        select(*_COLUMNS, counted.c.total, timed.c.buckets)
+        .join(counted, counted.c.series_id == metric_series.c.series_id)
+        .outerjoin(timed, timed.c.series_id == metric_series.c.series_id)
     )
+
+
+_MINUTES = _summed((metric_minute, metric_minute.c.at >= _BEGIN))
+_HOURS = _summed(
+    (metric_minute, and_(metric_minute.c.at >= _BEGIN, metric_minute.c.at < _FIRST_HOUR)),
+    (metric_hour, metric_hour.c.at >= _FIRST_HOUR),
 )
 
 

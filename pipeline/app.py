@@ -1,6 +1,5 @@
 """The Celery application, and its command line: `python -m pipeline.app flower` (or `inspect`, `control`, …)."""
 
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from collections.abc import Sequence
 from celery import Celery
 from celery.bin.celery import celery as commands
 
-from pipeline import lanes, log, platforms, redis_channel
+from pipeline import flower, lanes, log, platforms, redis_channel
 from pipeline.messages import HEARTBEAT_S, task_name
 from pipeline.settings import Settings, SettingsError, load_settings
 
@@ -87,28 +86,11 @@ def main(argv: list[str]) -> None:
     log.configure(settings, argv[0] if argv else "celery")
     celery = make_celery(settings)
     if argv[:1] == ["flower"]:
-        argv = [*argv, *_flower_options(settings)]
-        _name_tasks(celery)
+        try:
+            argv = [*argv, *flower.prepare(celery, settings)]
+        except flower.Closed as exc:
+            sys.exit(str(exc))
     run_command(celery, argv)
-
-
-def _flower_options(settings: Settings) -> list[str]:
-    if settings.flower_basic_auth is None:
-        sys.exit("Flower stays closed without a password: set FLOWER_BASIC_AUTH=user:password.")
-    # By the environment, where Flower looks too: a command line can be read by everyone on the machine.
-    os.environ["FLOWER_BASIC_AUTH"] = settings.flower_basic_auth.get_secret_value()
-    return [f"--address={settings.bind}", f"--port={settings.flower_port}"]
-
-
-def _name_tasks(celery: Celery) -> None:
-    """Say what the workers' tasks are called: Flower changes the rate of none that it doesn't know."""
-
-    def elsewhere(job_id: str) -> None:
-        raise NotImplementedError("only the workers of a platform do its jobs")
-
-    for platform in platforms.load().values():
-        for kind in platform.calls:
-            celery.task(elsewhere, name=task_name(platform.name, kind))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from db import claims, metrics, pauses, queues
 from db.engine import Connection, reading
 from db.metrics import BOUNDS, Sample
 from db.profiler import scoped
+from db.queues import OpenJobs
 from pipeline import metrics as declared
+from pipeline.lanes import LANES
 from pipeline.metrics import Metric
 
 _LATELY = timedelta(minutes=5)
@@ -114,7 +116,7 @@ def _up_to(classes: Sequence[int]) -> list[tuple[str, float]]:
 def standing(conn: Connection, limits: Limits, now: datetime) -> Iterator[Sample]:
     """Yield how things stand now."""
     yield from _processes(conn)
-    yield from _jobs(conn, now)
+    yield from _jobs(conn, limits, now)
     for (platform, lane), seconds in claims.overdue_s(conn, limits.calls, now=now).items():
         yield declared.OVERDUE.sample(seconds, platform, lane)
     resting: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -139,10 +141,14 @@ def _processes(conn: Connection) -> Iterator[Sample]:
         yield declared.RECORDED_AT.sample(recorded_at.timestamp())
 
 
-def _jobs(conn: Connection, now: datetime) -> Iterator[Sample]:
+def _jobs(conn: Connection, limits: Limits, now: datetime) -> Iterator[Sample]:
+    """Yield what waits and runs. An empty queue of a platform that can be called has 0 jobs, and goes on as a series."""
     running: defaultdict[str, int] = defaultdict(int)
     expired: defaultdict[str, int] = defaultdict(int)
-    for jobs in queues.open_jobs(conn, now=now):
+    platforms = sorted({platform for platform, _ in limits.calls})
+    found = {(name, lane): OpenJobs(name, lane, 0, 0, None, 0, 0) for name in platforms for lane in LANES}
+    found |= {(jobs.platform, jobs.lane): jobs for jobs in queues.open_jobs(conn, now=now)}
+    for jobs in found.values():
         where = (jobs.platform, jobs.lane)
         yield declared.QUEUED.sample(jobs.queued, *where)
         yield declared.QUEUED_ACCOUNTS.sample(jobs.queued_accounts, *where)

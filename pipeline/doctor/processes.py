@@ -9,6 +9,8 @@ from db import leases, server
 from db.engine import Connection, DatabaseError, Engine, reading
 from pipeline.app import make_celery
 from pipeline.doctor.finding import Finding, Level
+from pipeline.flower import Closed
+from pipeline.flower import users as users_of_flower
 from pipeline.platforms import Platform
 from pipeline.settings import Settings
 
@@ -91,10 +93,11 @@ def _unreached(address: str, exc: Exception, engine: Engine) -> Finding:
 def flower(settings: Settings) -> Finding:
     if settings.flower_basic_auth is None:
         return Finding("warn", "flower", "stays closed", "set FLOWER_BASIC_AUTH=user:password, if you want it")
-    user, colon, password = settings.flower_basic_auth.get_secret_value().partition(":")
-    if not user or not colon:
-        return Finding("fail", "flower", "FLOWER_BASIC_AUTH isn't user:password", "write it as user:password")
-    if len(password) < LEAST_PASSWORD or password == user:
+    try:
+        users = users_of_flower(settings)
+    except Closed as exc:
+        return Finding("fail", "flower", str(exc), "write it as user:password")
+    if any(len(password) < LEAST_PASSWORD or password == user for user, password in users):
         mend = "set one made by `openssl rand -hex 16`"
         return Finding("warn", "flower", f"its password has fewer than {LEAST_PASSWORD} characters", mend)
     return Finding("ok", "flower", "is behind a password")

@@ -299,6 +299,7 @@ def test_metrics_come_in_the_format_that_is_asked_for(
     assert found_series["rollcall_pauses", "x", "limited"] == 1
     assert found_series["rollcall_jobs_running", "x"] == 1
     assert found_series["rollcall_leases_expired", "x"] == 1
+    assert found_series["rollcall_queue_jobs", "core", "youtube"] == 0, "an empty queue is a known one"
 
 
 def test_what_another_version_counted_is_left_out_of_metrics(found: Settings, engine: Engine) -> None:
