@@ -33,10 +33,6 @@ def make_celery(settings: Settings) -> Celery:
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
-        # Not of one connection alone: RabbitMQ keeps that of a machine that was cut off until it notices, and a worker that is
-        # back before would be refused its own queue, and end.
-        control_queue_exclusive=False,
-        control_queue_durable=True,
         task_queues=[lanes.queue(name, lane) for name in platforms.load() for lane in lanes.LANES],
         task_create_missing_queues=False,
         # Acknowledged when its work is committed: a message in hand when a worker dies comes again.
@@ -51,6 +47,10 @@ def make_celery(settings: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         timezone="UTC",
     )
+    if settings.broker.startswith("amqp"):
+        # Not of one connection alone: RabbitMQ keeps that of a machine that was cut off until it notices, and a worker
+        # that is back before would be refused its own queue, and end.
+        celery.conf.update(control_queue_exclusive=False, control_queue_durable=True)
     return celery
 
 
