@@ -20,6 +20,8 @@ IN_HAND_S = 3.0
 # After a message was lost by the broker or a recorder it takes a worker so long to see it and send it again.
 UNSURE_S = 40.0
 
+CALL_WITHIN_S = 5.0
+
 
 class Blows:
     """Strikes, waits until what was struck is back, and notes what that explains."""
@@ -61,6 +63,8 @@ class Blows:
             self._site.wait(lambda: psutil.pid_exists(self._site.pids()[prefix]), f"{prefix} started again")
             alive = [(prefix, self._site.pids()[prefix])]
         name, pid = self._random.choice(alive)
+        if name.startswith("worker_"):
+            self._await_call(name.removeprefix("worker_"))
         at = time.time()
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
@@ -72,6 +76,13 @@ class Blows:
             known = self.at_stake.get(platform, 0)
             self.at_stake[platform] = known + self._site.teller.calls_of(platform, since=since)
         self._note(name, at)
+
+    def _await_call(self, platform: str) -> None:
+        """Return in the moment after a call, when its answer isn't written yet; a platform that is asked nothing has none."""
+        asked = self._site.teller.asked
+        before, until = asked[platform], time.monotonic() + CALL_WITHIN_S
+        while asked[platform] == before and time.monotonic() < until:
+            time.sleep(0.001)
 
     def _kill_api_worker(self) -> None:
         victim = self._random.choice(self._site.api_workers())

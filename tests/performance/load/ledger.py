@@ -73,6 +73,8 @@ class Teller(Witness):
         self.told: list[Told] = []
         self.calls_at: list[tuple[float, str]] = []
         """When each call came (epoch seconds), and for which platform."""
+        self.asked: Counter[str] = Counter()
+        """The number of calls by platform."""
         self._telling = threading.Lock()
 
     def answer(
@@ -85,6 +87,7 @@ class Teller(Witness):
         now = time.time()
         with self._telling:
             self.calls_at.append((now, platform))
+            self.asked[platform] += 1
             if answer.status == 200 and (fault is None or fault.kind == "latency"):
                 self.told += [Told(now, name, platform, followers) for name, followers in numbers(answer.body)]
         return answer, fault
@@ -97,11 +100,6 @@ class Teller(Witness):
     def calls_of(self, platform: str, *, since: float = 0.0) -> int:
         with self._telling:
             return sum(at >= since and of == platform for at, of in self.calls_at)
-
-    def platforms(self) -> Counter[str]:
-        """Return the number of calls by platform."""
-        with self._telling:
-            return Counter(platform for _, platform in self.calls_at)
 
 
 def numbers(body: Any) -> Iterator[tuple[str, int]]:
