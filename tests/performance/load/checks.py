@@ -181,8 +181,9 @@ def gains(samples: Iterable[Sample]) -> dict[str, float]:
             lives[one.kind, one.pid].append(one)
     over: defaultdict[str, float] = defaultdict(float)
     under: defaultdict[str, float] = defaultdict(float)
-    for (kind, _), life in lives.items():
-        if life[-1].age_s - life[0].age_s < LEAST_SEEN_S:
+    for (kind, _), whole in lives.items():
+        life = whole[:-1]  # it may have been ending in the last
+        if not life or life[-1].age_s - life[0].age_s < LEAST_SEEN_S:
             continue
         middle, level = fmean(one.age_s for one in life), fmean(one.rss_bytes for one in life)
         over[kind] += sum((one.age_s - middle) * (one.rss_bytes - level) for one in life)

@@ -74,10 +74,7 @@ def of_soak(soak: Soak, facts: Facts) -> str:
             "<h2>What was done</h2>",
             _table(
                 ["after", "", "", "back after"],
-                [
-                    [clock(blow.at - soak.began_at), blow.name, blow.struck, f"{blow.back_at - blow.at:.1f} s"]
-                    for blow in soak.blows
-                ],
+                [[clock(blow.at - soak.began_at), blow.name, blow.struck, _back(blow)] for blow in soak.blows],
                 numbers=(3,),
             ),
         ],
@@ -242,6 +239,12 @@ def _blows(blows: Sequence[Blow], began_at: float) -> list[Mark]:
         Mark(blow.at - began_at, blow.back_at - began_at, f"{clock(blow.at - began_at)} {blow.name} ({blow.struck})")
         for blow in blows
     ]
+
+
+def _back(blow: Blow) -> str:
+    """Say how long it was away; of a process that no request needs nobody waits for the next."""
+    away_s = blow.back_at - blow.at
+    return f"{away_s:.1f} s" if away_s > 0.05 else ""
 
 
 def as_ms(value: float | None) -> str:

@@ -135,9 +135,7 @@ def _strike(running: Site, blows: Blows, until: float, random: Random, say: Call
             last = blows.fallen[-1]
             with suppress(TimeoutError):  # a machine that is busy with other things
                 running.wait(lambda: _answers_soon(running), "an answer of the API", within_s=SOON_WITHIN_S)
-            say(
-                f"{time.strftime('%H:%M:%S', time.localtime(last.at))} {last.name}: {last.struck}, {last.back_at - last.at:.1f} s"
-            )
+            say(f"{time.strftime('%H:%M:%S', time.localtime(last.at))} {last.name} ({last.struck})")
             _sleep_until(running, min(next_at, until))
 
 
