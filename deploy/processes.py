@@ -67,7 +67,7 @@ class Kept:
         return self._thread.is_alive()
 
     def look(self) -> None:
-        """Hear what the process says of itself; kill one that spoke of progress and fell silent.
+        """Hear what the process says of itself; kill one that spoke of progress and fell silent, or left its own behind.
 
         One that never did is not watched: it hasn't finished its start, or sees to itself.
         """
@@ -83,6 +83,11 @@ class Kept:
             self._say(f"made no progress for {self._watchdog_s:g} s: it is killed".encode())
             self._signal(signal.SIGKILL)
             self._silent_s = None
+        # What a killed process had started goes with it: gunicorn's workers, say, take no new connection any more, but
+        # serve those that they have until `graceful_timeout`, and a new gunicorn waits for them.
+        child = self._child
+        if child is not None and child.poll() is not None:
+            self._signal(signal.SIGKILL)
 
     def end(self, how: signal.Signals) -> None:
         """Send this signal to the process and all that it started; it isn't started again."""

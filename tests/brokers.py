@@ -22,6 +22,11 @@ class RedisBroker:
     def url(self) -> str:
         return self._server.url
 
+    @property
+    def pid(self) -> int:
+        assert self._server.process is not None
+        return self._server.process.pid
+
     def start(self) -> None:
         self._server = embedded.start_redis(self._folder)
 

@@ -177,6 +177,10 @@ class Servers:
         migrate.upgrade(self.database_url)
         self.engine = make_engine(self.database_url, application_name="tests")
 
+    @property
+    def postgres_pid(self) -> int:
+        return int(self._postgres.server.get_pid())
+
     def stop_postgres(self, way: signal.Signals) -> None:
         """SIGINT is PostgreSQL's fast shutdown, SIGQUIT the immediate one, after which it has to recover."""
         process = self._postgres.server.get_postmaster_info().process

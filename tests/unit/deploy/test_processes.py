@@ -85,6 +85,15 @@ def test_a_process_that_left_by_itself_stays_down_and_its_keeper_stays(keep: Cal
     assert kept.count("done") == 1
 
 
+def test_what_a_killed_process_had_started_does_not_hold_up_its_next_start(keep: Callable[..., Watched]) -> None:
+    child = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+    kept = keep(f"{child} print('here', flush=True); raise SystemExit(3)")
+
+    kept.wait(lambda: kept.count("here") == 2)
+
+    assert kept.count("ended with 3") >= 1
+
+
 def test_a_process_that_fell_silent_is_killed_and_started_again(keep: Callable[..., Watched]) -> None:
     kept = keep(f"{SPEAK} s.send(b'READY=1' + bytes([10]) + b'WATCHDOG=1'); {HANG}", watchdog_s=1)
 
