@@ -21,7 +21,7 @@ from redis import Redis
 
 from db.partitions import WIDTHS
 from db.standing import StaleAfter
-from pipeline import platforms
+from pipeline import mailbox, platforms
 from pipeline.limits import Rate
 from pipeline.platforms import Platform
 from pipeline.records import Doubt, Kind, Source
@@ -168,6 +168,17 @@ class Settings(BaseSettings):
     export_folder: str = Field("/var/tmp", description="where exports wait for their clients: on a disk")  # noqa: S108
     export_keep_free_mb: int = Field(500, ge=0, description="megabytes there that exports leave free")
 
+    mail_from: str = Field("", description="who e-mails are from, as Rollcall <rollcall@example.org>")
+    smtp_host: str | None = Field(None, description="mail server that takes e-mails; none are sent without")
+    smtp_port: int | None = Field(
+        None, ge=1, le=65535, description="its port; not set: 587, with SMTP_TLS=tls 465, with none 25"
+    )
+    smtp_user: str | None = Field(None, description="user to sign in there with, where it asks for one")
+    smtp_password: SecretStr | None = Field(None, description="password of that user")
+    smtp_tls: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="starttls, tls (from the start), or none: then a password goes to this machine only"
+    )
+
     flower_port: int = Field(5555, ge=0, le=65535, description="port of Flower")
     flower_basic_auth: SecretStr | None = Field(None, description="user:password of Flower; it stays closed without")
     log_format: str = Field("console", pattern="^(console|json)$", description="console or json")
@@ -305,6 +316,44 @@ class Settings(BaseSettings):
         if value is not None and "fastly_api_token" in info.data and info.data["fastly_api_token"] is None:
             raise ValueError("needs FASTLY_API_TOKEN")
         return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _sender(cls, value: str) -> str:
+        if value:
+            mailbox.sender(value)
+        return value
+
+    @field_validator("smtp_host")
+    @classmethod
+    def _mail_server(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9.:_-]+", value, re.ASCII):
+            raise ValueError("is no name of a server (mail.example.org)")
+        # A faulty sender is said by itself, and not among the data.
+        if value is not None and info.data.get("mail_from") == "":
+            raise ValueError("needs MAIL_FROM")
+        return value
+
+    @field_validator("smtp_password")
+    @classmethod
+    def _has_user(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if (value is None) != (info.data.get("smtp_user") is None):
+            raise ValueError("goes together with SMTP_USER: set both, or neither")
+        return value
+
+    @field_validator("smtp_tls")
+    @classmethod
+    def _hides_password(cls, value: str, info: ValidationInfo) -> str:
+        """Refuse what would show the password to the network."""
+        host = info.data.get("smtp_host")
+        if value == "none" and info.data.get("smtp_password") and host and not _is_loopback(host):
+            raise ValueError("none would send SMTP_PASSWORD over the network unencrypted: set starttls or tls")
+        return value
+
+    @property
+    def mail_port(self) -> int:
+        """Return the port of the mail server."""
+        return self.smtp_port or {"starttls": 587, "tls": 465, "none": 25}[self.smtp_tls]
 
     @property
     def varnish_urls(self) -> Sequence[str]:
@@ -452,6 +501,14 @@ def _is_server(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # its text may quote the address, password and all
         return False
+
+
+def _is_loopback(host: str) -> bool:
+    """Tell whether what goes to this server stays on the machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _listed(text: str) -> Sequence[str]:
