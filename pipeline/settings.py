@@ -21,10 +21,11 @@ from redis import Redis
 
 from db.partitions import WIDTHS
 from db.standing import StaleAfter
-from pipeline import platforms
+from pipeline import mailbox, platforms
 from pipeline.limits import Rate
 from pipeline.platforms import Platform
 from pipeline.records import Doubt, Kind, Source
+from pipeline.weeks import Weekday
 
 # Where `./dev run` writes the addresses of the servers that it started, for commands in another terminal.
 EMBEDDED_ENV = ".rollcall/env"
@@ -167,6 +168,29 @@ class Settings(BaseSettings):
     )
     export_folder: str = Field("/var/tmp", description="where exports wait for their clients: on a disk")  # noqa: S108
     export_keep_free_mb: int = Field(500, ge=0, description="megabytes there that exports leave free")
+
+    mail_from: str = Field("", description="who e-mails are from, as Rollcall <rollcall@example.org>")
+    smtp_host: str | None = Field(None, description="mail server that takes e-mails; none are sent without")
+    smtp_port: int | None = Field(
+        None, ge=1, le=65535, description="its port; not set: 587, with SMTP_TLS=tls 465, with none 25"
+    )
+    smtp_user: str | None = Field(
+        None, pattern="^[ -~]+$", description="user to sign in there with, where it asks for one"
+    )
+    smtp_password: SecretStr | None = Field(None, description="password of that user")
+    smtp_tls: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="starttls, tls (from the start), or none: then a password goes to this machine only"
+    )
+
+    report_email_to: str = Field(
+        "", description="addresses that get the weekly report on all organisations, comma-separated"
+    )
+    report_recipients: str = Field(
+        "",
+        description="who gets that on one organisation, as Geese=ann@example.org,bo@example.org;Ducks=cy@example.org; * is each of them",
+    )
+    report_weekday: Weekday = Field("monday", description="day of the week on which reports are sent")
+    report_hour: int = Field(7, ge=0, le=23, description="hour of that day (UTC) from which they are sent")
 
     flower_port: int = Field(5555, ge=0, le=65535, description="port of Flower")
     flower_basic_auth: SecretStr | None = Field(None, description="user:password of Flower; it stays closed without")
@@ -336,6 +360,84 @@ class Settings(BaseSettings):
             raise ValueError("needs FASTLY_API_TOKEN")
         return value
 
+    @field_validator("mail_from")
+    @classmethod
+    def _sender(cls, value: str) -> str:
+        if value:
+            mailbox.sender(value)
+        return value
+
+    @field_validator("smtp_host")
+    @classmethod
+    def _mail_server(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9.:_-]+", value, re.ASCII):
+            raise ValueError("is no name of a server (mail.example.org)")
+        # A faulty sender is said by itself, and not among the data.
+        if value is not None and info.data.get("mail_from") == "":
+            raise ValueError("needs MAIL_FROM")
+        return value
+
+    @field_validator("smtp_password")
+    @classmethod
+    def _has_user(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if (value is None) != (info.data.get("smtp_user") is None):
+            raise ValueError("goes together with SMTP_USER: set both, or neither")
+        if value is not None and not re.fullmatch(r"[ -~]+", value.get_secret_value()):
+            raise ValueError("holds characters that SMTP can't carry")
+        return value
+
+    @field_validator("smtp_tls")
+    @classmethod
+    def _hides_password(cls, value: str, info: ValidationInfo) -> str:
+        """Refuse what would show the password to the network."""
+        host = info.data.get("smtp_host")
+        if value == "none" and info.data.get("smtp_password") and host and not _is_loopback(host):
+            raise ValueError("none would send SMTP_PASSWORD over the network unencrypted: set starttls or tls")
+        return value
+
+    @field_validator("report_weekday", mode="before")
+    @classmethod
+    def _weekday(cls, value: str) -> str:
+        return value.lower()
+
+    @field_validator("report_email_to")
+    @classmethod
+    def _mailboxes(cls, value: str, info: ValidationInfo) -> str:
+        for address in _listed(value):
+            mailbox.checked(address)
+        return _needs_mail_server(value, info)
+
+    @field_validator("report_recipients")
+    @classmethod
+    def _by_organisation(cls, value: str, info: ValidationInfo) -> str:
+        for org, addresses in _by_name(value):
+            if not org or not addresses:
+                raise ValueError("is no list like Geese=ann@example.org,bo@example.org;Ducks=cy@example.org")
+            for address in addresses:
+                mailbox.checked(address)
+        return _needs_mail_server(value, info)
+
+    @property
+    def mail_port(self) -> int:
+        """Return the port of the mail server."""
+        return self.smtp_port or {"starttls": 587, "tls": 465, "none": 25}[self.smtp_tls]
+
+    @property
+    def reported_to(self) -> Sequence[str]:
+        """Return the addresses that get the report on all organisations."""
+        return _listed(self.report_email_to)
+
+    def reported_to_about(self, org: str) -> Sequence[str]:
+        """Return the addresses that get the report on this organisation."""
+        return tuple(
+            dict.fromkeys(a for name, found in _by_name(self.report_recipients) if name in (org, "*") for a in found)
+        )
+
+    @property
+    def reported_organisations(self) -> Sequence[str]:
+        """Return the organisations that have recipients of their own; `*` stands for each that there is."""
+        return tuple(dict.fromkeys(org for org, _ in _by_name(self.report_recipients)))
+
     @property
     def otlp_headers(self) -> Mapping[str, str]:
         given = self.otel_exporter_otlp_headers
@@ -488,6 +590,28 @@ def _is_server(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # its text may quote the address, password and all
         return False
+
+
+def _is_loopback(host: str) -> bool:
+    """Tell whether what goes to this server stays on the machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _needs_mail_server(value: str, info: ValidationInfo) -> str:
+    # A faulty server is said by itself, and not among the data.
+    if value and "smtp_host" in info.data and info.data["smtp_host"] is None:
+        raise ValueError("needs SMTP_HOST and MAIL_FROM")
+    return value
+
+
+def _by_name(text: str) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield what is before and behind the `=` of each part between semicolons."""
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, _, values = part.rpartition("=")
+        yield name.strip(), _listed(values)
 
 
 def _listed(text: str) -> Sequence[str]:

@@ -16,9 +16,10 @@ from kombu import pools
 from db.engine import Engine, make_engine
 from deploy.embedded import start_postgres, start_redis
 from pipeline import platforms
-from tests import databases
+from tests import databases, smtp
 from tests.brokers import Broker, RedisBroker
 from tests.rabbitmq import HOW_TO_GET_IT, RabbitMQ, rabbitmq_server
+from tests.smtp import MailServer
 
 # A test's data may be lost with the machine; its waiting time may not.
 # Whether a table was vacuumed just now would decide what its next read counts: no test leaves that to chance.
@@ -112,6 +113,13 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
     node: RabbitMQ = request.getfixturevalue("rabbitmq")
     yield node
     node.start()
+
+
+@pytest.fixture
+def mail_server() -> Iterator[MailServer]:
+    """Return a running mail server that keeps what it is given; its `environ` is the settings that lead there."""
+    with smtp.serving() as server:
+        yield server
 
 
 @pytest.fixture
