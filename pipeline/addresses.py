@@ -145,3 +145,9 @@ def nearest(name: str, names: Sequence[str]) -> list[str]:
     """Return up to three names that `name` may have been meant as, the likeliest first."""
     near = process.extract(name, names, scorer=fuzz.WRatio, processor=str.casefold, score_cutoff=70, limit=3)
     return [found for found, _, _ in near]
+
+
+def meant(name: str, known: Sequence[str]) -> str:
+    """Return a sentence that offers the names that may have been meant, empty where none comes near."""
+    near = nearest(name, known)
+    return f" Did you mean {' or '.join(near)}?" if near else ""

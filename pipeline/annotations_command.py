@@ -7,7 +7,7 @@ import click
 from db import annotations, overview, tags
 from db.annotations import BadNote, Subject
 from db.engine import Connection, reading, transaction
-from pipeline import naming, platforms
+from pipeline import addresses, naming, platforms
 from pipeline.command import Misuse, as_json_option, opened, purge, user
 from pipeline.terminal import note as say
 from pipeline.terminal import show_json, show_table
@@ -92,7 +92,7 @@ def _subject(conn: Connection, account: str | None, org: str | None) -> Subject:
         (key,) = naming.keys(conn, naming.of_arguments([account], platforms.load()))
         return Subject(account_key=key)
     if org is not None and org not in (known := overview.organisations(conn)):
-        raise Misuse(f"No account is of the organisation {org!r}.{naming.nearest(org, known)}")
+        raise Misuse(f"No account is of the organisation {org!r}.{addresses.meant(org, known)}")
     return Subject(org_name=org)
 
 

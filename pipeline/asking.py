@@ -18,7 +18,7 @@ from db.engine import Connection, Engine, reading
 from db.overview import Candidate, Chosen
 from db.pauses import Pause
 from db.standing import Status
-from pipeline import naming, platforms, trail
+from pipeline import addresses, naming, platforms, trail
 from pipeline.app import make_celery
 from pipeline.command import Misuse, PlatformName, as_json_option, opened
 from pipeline.enqueue import Enqueuer
@@ -187,7 +187,7 @@ def _candidates(
         parts = (keys[start : start + _PART] for start in range(0, len(keys), _PART))
         return chain.from_iterable(overview.candidates(conn, part) for part in parts)
     if which.org is not None and which.org not in (known := overview.organisations(conn)):
-        raise Misuse(f"No account is of the organisation {which.org!r}.{naming.nearest(which.org, known)}")
+        raise Misuse(f"No account is of the organisation {which.org!r}.{addresses.meant(which.org, known)}")
     return overview.chosen(conn, which, now=datetime.now(UTC), stale_after=settings.stale_after)
 
 

@@ -103,13 +103,7 @@ def _told(faults: Sequence[tuple[Entry, str]], listed: Sequence[str]) -> str:
     told = []
     for entry, fault in faults[:_TOLD]:
         name = entry.meant.name if isinstance(entry.meant, Named) else entry.text
-        told.append(f"{entry.where}{fault}.{nearest(name, listed)}")
+        told.append(f"{entry.where}{fault}.{addresses.meant(name, listed)}")
     if len(faults) > _TOLD:
         told.append(f"And {len(faults) - _TOLD:,} more.")
     return "\n".join(told)
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return a sentence that offers the names that may have been meant, empty where none comes near."""
-    near = addresses.nearest(name, known)
-    return f" Did you mean {' or '.join(near)}?" if near else ""

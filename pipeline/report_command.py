@@ -7,7 +7,7 @@ import click
 
 from db import overview
 from db.engine import Engine, reading
-from pipeline import mail, naming, report, weeks
+from pipeline import addresses, mail, report, weeks
 from pipeline.command import Fault, Misuse, opened
 from pipeline.mail import MailError
 from pipeline.report import Delivered
@@ -98,7 +98,7 @@ def _check(engine: Engine, org: str | None) -> None:
     with reading(engine) as conn:
         known = overview.organisations(conn)
     if org not in known:
-        raise Misuse(f"No account is of the organisation {org!r}.{naming.nearest(org, known)}")
+        raise Misuse(f"No account is of the organisation {org!r}.{addresses.meant(org, known)}")
 
 
 def _written(settings: Settings, engine: Engine, org: str | None, week: Week) -> Written:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from db import overview
 from db.engine import Connection
-from pipeline import mail, naming
+from pipeline import addresses, mail
 from pipeline.doctor.finding import Finding
 from pipeline.mail import MailError
 from pipeline.settings import Settings
@@ -28,5 +28,5 @@ def recipients(conn: Connection, settings: Settings) -> Iterator[Finding]:
     known = overview.organisations(conn) if named else []
     for org in named:
         if org not in known:
-            said = f"no account is of the organisation {org!r}.{naming.nearest(org, known)}"
+            said = f"no account is of the organisation {org!r}.{addresses.meant(org, known)}"
             yield Finding("warn", "reports", said, "correct REPORT_RECIPIENTS, or the account list")
