@@ -18,6 +18,7 @@ from db.keyset import Order, Window
 from db.standing import Status
 from pipeline import accounts, doctor, platforms, terms
 from pipeline.account_file import NotAList
+from pipeline.alerts_command import alerts_group
 from pipeline.annotations_command import annotations_group
 from pipeline.asking import enqueue
 from pipeline.command import Misuse, PlatformName, Rollcall, as_json_option, opened, purge
@@ -111,6 +112,7 @@ main.add_command(jobs_group)
 main.add_command(history_group)
 main.add_command(export_group)
 main.add_command(annotations_group)
+main.add_command(alerts_group)
 for _entry in entry_points(group=COMMANDS):
     main.add_command(_entry.load())
 

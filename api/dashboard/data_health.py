@@ -19,7 +19,7 @@ from api.resources.data_health import TTL_S, DataHealth, PlatformHealth, examina
 from api.room import Room
 from api.routes import Route
 from api.schemas import known_platform, parse
-from db import coverage, health, jobs, provenance, queues, tags
+from db import alerts, coverage, health, jobs, provenance, queues, tags
 from db.coverage import Coverage, OfDays
 from db.engine import Connection
 from db.health import Alike
@@ -33,7 +33,7 @@ from pipeline.terms import CallTerms, terms
 # Whole weeks before this one: shorter than the shortest retention.
 WEEKS = 5
 # The newest of them are shown.
-JOBS, IMPORTS = 12, 5
+JOBS, IMPORTS, ALERTS = 12, 5, 50
 # Reasons that are told of a day; the others are counted.
 _REASONS = 3
 _DAY_S = 86_400
@@ -139,9 +139,11 @@ class HealthPage:
             conn,
             "health.html",
             here="/health",
-            tagged=frozenset({tags.SUMMARY, tags.ACCOUNTS}),
+            tagged=frozenset({tags.SUMMARY, tags.ACCOUNTS, tags.ALERTS}),
             now=now,
             query=query,
+            alerts=alerts.listed(conn, most=ALERTS),
+            all_alerts=alerts.extent(conn).total,
             health=data_health,
             weeks=[squares[start : start + 7] for start in range(0, len(squares), 7)],
             sentence=sentence(squares),
