@@ -5,7 +5,7 @@ Each costs one pass over the accounts, and returns as many rows as it is asked f
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct
 from sqlalchemy import (
@@ -20,14 +20,13 @@ from sqlalchemy import (
     exists,
     func,
     literal,
-    or_,
     select,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from db.accounts import NAME
 from db.models import account_latest, alert, dim_account, scrape_state
-from db.standing import StaleAfter, status
+from db.standing import StaleAfter, by_status
 
 Way = Literal["drop", "spike"]
 Trouble = Literal["stale", "failing", "blocked"]
@@ -106,13 +105,17 @@ def unwell(
     whose last so many attempts failed. `most` are named of each group, core accounts first.
     """
     then = now - timedelta(seconds=late_s)
-    standing = status(then, stale_after)
     of = scrape_state.c
-    was_never_read = and_(standing == "never", dim_account.c.added_at < then - timedelta(seconds=stale_after.after_s))
-    trouble: Any = case(
-        (standing == "blocked", "blocked"),
-        (and_(standing == "failing", of.failures >= failures), "failing"),
-        (or_(standing == "stale", was_never_read), "stale"),
+    never_since = then - timedelta(seconds=stale_after.after_s)
+    trouble = by_status(
+        then,
+        stale_after,
+        {
+            "blocked": literal("blocked"),
+            "failing": case((of.failures >= failures, "failing")),
+            "never": case((dim_account.c.added_at < never_since, "stale")),
+            "stale": literal("stale"),
+        },
     )
     reason = case((trouble != "stale", of.reason))
     count = func.count()

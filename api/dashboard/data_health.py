@@ -33,7 +33,7 @@ from pipeline.terms import CallTerms, terms
 # Whole weeks before this one: shorter than the shortest retention.
 WEEKS = 5
 # The newest of them are shown.
-JOBS, IMPORTS, ALERTS = 12, 5, 50
+JOBS, IMPORTS = 12, 5
 # Reasons that are told of a day; the others are counted.
 _REASONS = 3
 _DAY_S = 86_400
@@ -142,8 +142,7 @@ class HealthPage:
             tagged=frozenset({tags.SUMMARY, tags.ACCOUNTS, tags.ALERTS}),
             now=now,
             query=query,
-            alerts=alerts.listed(conn, most=ALERTS),
-            all_alerts=alerts.extent(conn).total,
+            alerts=alerts.listed(conn),
             health=data_health,
             weeks=[squares[start : start + 7] for start in range(0, len(squares), 7)],
             sentence=sentence(squares),

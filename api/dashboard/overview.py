@@ -82,8 +82,8 @@ class OverviewPage:
             "overview.html",
             here="/",
             tagged=frozenset({tags.SUMMARY, tags.ALERTS}),
-            alerts=alerts.listed(conn, most=ALERTS),
-            all_alerts=alerts.extent(conn).total,
+            alerts=alerts.listed(conn),
+            most_alerts=ALERTS,
             not_fresh=[
                 group
                 for group in overview.groups(conn, now=clock.now, stale_after=clock.stale_after)
