@@ -140,7 +140,9 @@ def _tokens(scene: Scene) -> Iterator[Found]:
     if scene.settings.simulator_url:  # no token is sent
         return
     owners = {
-        name: platform for platform in scene.platforms.values() for name in (*platform.needs, *platform.instead)
+        name: platform
+        for platform in scene.platforms.values()
+        for name in (*platform.needs, *platform.instead, *platform.uses)
     }
     for name, day in scene.settings.tokens_end.items():
         left = (day - scene.now.date()).days

@@ -211,7 +211,8 @@ def clear(yes: bool) -> None:
         with transaction(engine) as conn:
             removed = writes.clear_simulated(conn, resolving=resolving)
             listed = overview.keys_by_platform(conn)
-        purge(settings, frozenset().union(*(tags.of_job(platform, keys) for platform, keys in listed.items())))
+        of_accounts = (tags.of_job(platform, keys) for platform, keys in listed.items())
+        purge(settings, frozenset({tags.ALERTS}).union(*of_accounts))
     show_table(("what", "removed"), removed.items())
     note("Removed." if removed else "The database holds no simulated numbers.")
 

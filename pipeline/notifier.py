@@ -73,9 +73,9 @@ class Notifier:
         for event, found in (("alert_raised", changes.raised), ("alert_resolved", changes.resolved)):
             for alert in found:
                 log.info(event, alert_id=alert.alert_id, rule=alert.rule, title=alert.title)
-        if looked.undecided != self._undecided:
+        if looked.undecided and looked.undecided != self._undecided:
             log.warning("alert_rules_undecided", rules=looked.undecided)
-            self._undecided = looked.undecided
+        self._undecided = looked.undecided
 
     def tell(self, channel: Channel, now: datetime) -> bool:
         """Tell a channel what is due; False where nothing more is, for now."""

@@ -478,9 +478,11 @@ def test_what_a_killed_notifier_was_telling_is_told_by_another(
         killed.wait()
     hook.status = 503
     hook.go_on.set()
+    hook.asked.clear()
 
     other, now = make(ALERT_WEBHOOK_URL=hook.url), datetime.now(UTC)
-    assert tell(other, now) == [False], "who was telling may be at it still"
+    assert tell(other, now) == [False]
+    assert not hook.asked.is_set(), "who was telling may be at it still"
     hook.status = 200
     assert tell(other, now + timedelta(seconds=CLAIM_S)) == [True]
     assert len(hook.lines) == 1
