@@ -187,7 +187,7 @@ def _quotas(scene: Scene) -> Iterator[Found]:
                 detail=Detail(f"{used:,} of {of_all:,} units; renewed {_moment(renewed_at)}"),
             )
         elif units.since is None or units.since > midnight_before(scene.now, platform.quota.zone):
-            unknown = unknown or "Redis was emptied today, and the quotas' count with it"
+            unknown = unknown or "what was used of the day's quotas before Redis began to count isn't known"
     if unknown is not None:
         raise Undecided(unknown)
 

@@ -74,7 +74,7 @@ class Notifier:
             for alert in found:
                 log.info(event, alert_id=alert.alert_id, rule=alert.rule, title=alert.title)
         if looked.undecided and looked.undecided != self._undecided:
-            log.warning("alert_rules_undecided", rules=looked.undecided)
+            log.info("alert_rules_undecided", rules=looked.undecided)
         self._undecided = looked.undecided
 
     def tell(self, channel: Channel, now: datetime) -> bool:
