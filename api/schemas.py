@@ -49,6 +49,8 @@ OneState = Annotated[JobState, Meta(description=one_of(JobState))]
 IntervalDays = Annotated[Days, Meta(description=one_of(Days))]
 NumberOrPercent = Annotated[By, Meta(description=one_of(By))]
 Group = Literal["platform", "org", "day"]
+OpenOrAll = Literal["open", "all"]
+AlertState = Annotated[OpenOrAll, Meta(description=one_of(OpenOrAll))]
 TotalsGroup = Annotated[Group, Meta(description=one_of(Group))]
 Step = Literal["day", "week", "month"]
 Interval = Annotated[Step, Meta(description=one_of(Step))]
@@ -264,6 +266,14 @@ class AccountBody(Struct, frozen=True, forbid_unknown_fields=True):
     is_core_account: bool | UnsetType = UNSET
     org_name: Line | UnsetType | None = UNSET
     owner_team: Line | UnsetType | None = UNSET
+
+
+class AlertsQuery(ObjectQuery, frozen=True, kw_only=True):
+    """GET /api/alerts"""
+
+    state: AlertState = "open"
+    page: PageNumber = 1
+    per_page: PageSize = 50
 
 
 class AnnotationsQuery(ObjectQuery, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from db.models import (
     account_gap,
     account_handle,
     account_latest,
+    alert,
     dataset,
     day_count,
     dim_account,
@@ -87,6 +88,7 @@ _REMOVE = {
     "posts": delete(fact_social_post).where(fact_social_post.c.source == "simulated"),
     "jobs": delete(scrape_job),
     "pauses": delete(platform_pause),
+    "alerts": delete(alert),
     "dataset": delete(dataset),
 }
 _first_name = (

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from db.models import lease
 
 RECORDER = "recorder"
+NOTIFIER = "notifier"
 
 _INSERT = insert(lease).values(
     name=bindparam("of_name", type_=Text),

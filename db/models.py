@@ -435,6 +435,48 @@ lease = Table(
     info=_BY_WORKERS,
 )
 
+alert = Table(
+    "alert",
+    metadata,
+    Column("alert_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("rule", Text, nullable=False),
+    Column("subject", Text, nullable=False, comment="what it is about, in the words of its rule"),
+    Column("platform", Text),
+    Column("title", Text, nullable=False, comment="as it was last found, as are the next two"),
+    Column("detail", JSONB, nullable=False, comment="{why, accounts}: the first of the accounts by their names"),
+    Column("accounts", BigInteger, comment="how many it is about; null: not about accounts"),
+    Column("raised_at", UTC, nullable=False),
+    Column("seen_at", UTC, nullable=False, comment="when it was last found"),
+    Column("resolved_at", UTC, comment="null: open"),
+    Column("muted_until", UTC),
+    CheckConstraint(
+        "rule IN ('drop', 'spike', 'stale', 'failing', 'blocked', 'token', 'quota', 'budget')", name="rule"
+    ),
+    comment="what somebody should know of: a row per event",
+    info=_BY_WORKERS,
+)
+# alerts.keep: an event is raised once, however many processes find it.
+Index("uq_alert_open", alert.c.rule, alert.c.subject, unique=True, postgresql_where=alert.c.resolved_at.is_(None))
+# alerts.listed
+Index("ix_alert_raised_at", alert.c.raised_at)
+
+alert_delivery = Table(
+    "alert_delivery",
+    metadata,
+    Column("alert_id", ForeignKey("alert.alert_id", ondelete="CASCADE"), primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("due_at", UTC, comment="when it is to be told there next; null: never again"),
+    Column("claimed_until", UTC, comment="a process is about to tell it, and has so long"),
+    Column("told_at", UTC, comment="when it was last told there; null: not yet"),
+    Column("told_accounts", BigInteger, comment="how many accounts it was about then"),
+    Column("failures", Integer, nullable=False, server_default="0", comment="in a row"),
+    Column("error", Text, comment="of the last attempt, where it failed"),
+    comment="how far an alert has been told on a channel",
+    info=_BY_WORKERS,
+)
+# alerts.claim
+Index("ix_alert_delivery_due", alert_delivery.c.channel, postgresql_where=alert_delivery.c.due_at.is_not(None))
+
 annotation = Table(
     "annotation",
     metadata,

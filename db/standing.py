@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Double, case, func, literal
@@ -36,15 +36,22 @@ def status(now: datetime | ColumnElement[datetime], stale_after: StaleAfter) -> 
     The last attempt speaks before the age of the numbers: an account that failed today but was read yesterday is
     `failing`. An account without any attempt is `never`, whatever its reason.
     """
+    return by_status(now, stale_after, {name: name for name in get_args(Status)})
+
+
+def by_status(
+    now: datetime | ColumnElement[datetime], stale_after: StaleAfter, values: Mapping[Status, Any]
+) -> ColumnElement[Any]:
+    """Return the value of an account's status, null where it has none."""
     oldest_fresh = (literal(now) if isinstance(now, datetime) else now) - _fresh_for(stale_after)
     return case(
-        (dim_account.c.is_active.is_(False), "paused"),
-        (scrape_state.c.result == "gone", "gone"),
-        (scrape_state.c.result == "blocked", "blocked"),
-        (scrape_state.c.result == "failed", "failing"),
-        (scrape_state.c.last_success_at.is_(None), "never"),
-        (scrape_state.c.last_success_at >= oldest_fresh, "fresh"),
-        else_="stale",
+        (dim_account.c.is_active.is_(False), values.get("paused")),
+        (scrape_state.c.result == "gone", values.get("gone")),
+        (scrape_state.c.result == "blocked", values.get("blocked")),
+        (scrape_state.c.result == "failed", values.get("failing")),
+        (scrape_state.c.last_success_at.is_(None), values.get("never")),
+        (scrape_state.c.last_success_at >= oldest_fresh, values.get("fresh")),
+        else_=values.get("stale"),
     )
 
 

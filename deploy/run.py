@@ -32,7 +32,7 @@ from pipeline.account_file import NotAList
 from pipeline.settings import Settings, SettingsError, load_settings
 
 FIRST_LIST = HERE / "deploy" / "accounts" / "hhs.csv"
-ALWAYS = ("api", "beat", "flower", "recorder")
+ALWAYS = ("api", "beat", "flower", "notifier", "recorder")
 # Twenty processes start at once, and a small machine may be busy with something else.
 API_READY_S = 120
 FLOWER_USER = "rollcall"

@@ -8,7 +8,7 @@ from celery import Celery
 from celery.bin.celery import celery as commands
 
 from pipeline import flower, lanes, log, platforms, redis_channel
-from pipeline.messages import HEARTBEAT_S, task_name
+from pipeline.messages import HEARTBEAT_S
 from pipeline.settings import Settings, SettingsError, load_settings
 
 # Emitted at every broker reconnect about a default that is set below on purpose.

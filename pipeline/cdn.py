@@ -10,11 +10,11 @@ from typing import Protocol
 from urllib.parse import quote, urlsplit
 
 from pydantic import SecretStr
-from urllib3 import PoolManager, ProxyManager, Timeout
+from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError, NewConnectionError, TimeoutError
 
 from db.tags import EVERYTHING
-from pipeline.proxy import is_listed, login_headers
+from pipeline import proxy
 from pipeline.settings import Settings
 
 # The key that every answer bears beside those of its tags.
@@ -89,19 +89,9 @@ def configured(settings: Settings) -> Sequence[Cdn]:
     if settings.cdn_fastly_service_id and settings.fastly_api_token:
         url = settings.cdn_fastly_url
         cdns.append(
-            Fastly(url, settings.cdn_fastly_service_id, settings.fastly_api_token, _pool(settings, url, usual))
+            Fastly(url, settings.cdn_fastly_service_id, settings.fastly_api_token, proxy.pool(settings, url, usual))
         )
     return cdns
-
-
-def _pool(settings: Settings, url: str, headers: dict[str, str]) -> PoolManager:
-    """Return connections to an address, through the proxy where that is the way out."""
-    parts = urlsplit(url)
-    is_near = parts.scheme != "https" or is_listed(parts.hostname or "", settings.no_proxy)
-    if settings.https_proxy is None or is_near:
-        return PoolManager(headers=headers)
-    proxy = settings.https_proxy.get_secret_value()
-    return ProxyManager(proxy, headers=headers, proxy_headers=login_headers(proxy))
 
 
 def _ask(http: PoolManager, method: str, url: str, headers: dict[str, str]) -> frozenset[str]:

@@ -18,6 +18,7 @@ from db.keyset import Order, Window
 from db.standing import Status
 from pipeline import accounts, doctor, platforms, terms
 from pipeline.account_file import NotAList
+from pipeline.alerts_command import alerts_group
 from pipeline.annotations_command import annotations_group
 from pipeline.asking import enqueue
 from pipeline.command import Misuse, PlatformName, Rollcall, as_json_option, opened, purge
@@ -115,6 +116,7 @@ main.add_command(history_group)
 main.add_command(export_group)
 main.add_command(annotations_group)
 main.add_command(report_group)
+main.add_command(alerts_group)
 for _entry in entry_points(group=COMMANDS):
     main.add_command(_entry.load())
 
@@ -213,7 +215,8 @@ def clear(yes: bool) -> None:
         with transaction(engine) as conn:
             removed = writes.clear_simulated(conn, resolving=resolving)
             listed = overview.keys_by_platform(conn)
-        purge(settings, frozenset().union(*(tags.of_job(platform, keys) for platform, keys in listed.items())))
+        of_accounts = (tags.of_job(platform, keys) for platform, keys in listed.items())
+        purge(settings, frozenset({tags.ALERTS}).union(*of_accounts))
     show_table(("what", "removed"), removed.items())
     note("Removed." if removed else "The database holds no simulated numbers.")
 

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -62,7 +63,9 @@ class Settings(BaseSettings):
     db_max_overflow: int = Field(10, ge=0, description="connections opened beyond the pool under load")
     db_pool_timeout: float = Field(30, gt=0, description="seconds to wait for a connection")
     db_pool_recycle: int = Field(3600, description="seconds after which a connection is replaced")
-    db_read_timeout_s: float = Field(15, gt=0, description="the server ends a statement of the API that takes longer")
+    db_read_timeout_s: float = Field(
+        15, gt=0, description="the server ends a statement of the API or the notifier that takes longer"
+    )
     db_write_timeout_s: float = Field(
         600, gt=0, description="and one of a worker or the recorder that does; commands may take any time"
     )
@@ -70,7 +73,7 @@ class Settings(BaseSettings):
         60, gt=0, description="and a transaction whose process says nothing for so long, commands excepted"
     )
     db_api_role: str = Field("rollcall_api", description="the API's role in PostgreSQL, for `rollcall db roles`")
-    db_workers_role: str = Field("rollcall_workers", description="that of workers, beat and the recorder")
+    db_workers_role: str = Field("rollcall_workers", description="that of workers, beat, recorder and notifier")
     db_profile: bool = Field(False, description="count what the API's statements cost, for `rollcall db profile`")
     db_slow_ms: float = Field(
         200, gt=0, description="milliseconds from which a counted statement is slow, and logged"
@@ -191,6 +194,32 @@ class Settings(BaseSettings):
     )
     report_weekday: Weekday = Field("monday", description="day of the week on which reports are sent")
     report_hour: int = Field(7, ge=0, le=23, description="hour of that day (UTC) from which they are sent")
+    alert_webhook_url: SecretStr | None = Field(
+        None, description="where alerts are posted, as Slack, Mattermost and others take them"
+    )
+    alert_email_to: str = Field("", description="whom alerts are e-mailed to, comma-separated")
+    alert_interval_s: float = Field(60, gt=0, description="seconds between two looks for what is worth an alert")
+    alert_remind_s: float = Field(86_400, gt=0, description="an alert that goes on is told again after so long")
+    alert_drop_pct: float = Field(
+        10, gt=0, le=100, description="an account that loses so many percent of its followers in a day is an alert"
+    )
+    alert_spike_pct: float = Field(50, gt=0, description="an account that gains so many percent in a day is an alert")
+    alert_min_followers: int = Field(1_000, ge=1, description="least followers, before or after, for either")
+    alert_stale_s: float = Field(
+        21_600, ge=0, description="accounts are an alert once they have been stale (STALE_AFTER_S) for so long"
+    )
+    alert_failures: int = Field(3, ge=1, description="accounts are an alert once so many attempts in a row failed")
+    alert_min_accounts: int = Field(1, ge=1, description="least such accounts of one platform for an alert")
+    token_expiry: str = Field(
+        "", description="when tokens end, as THREADS_ACCESS_TOKEN=2027-01-30, comma-separated: no platform says it"
+    )
+    alert_token_days: int = Field(14, ge=0, description="a token that ends within so many days is an alert")
+    alert_quota_pct: float = Field(
+        90, gt=0, le=100, description="a day's quota of which so many percent are used is an alert"
+    )
+    alert_budget_usd: float | None = Field(
+        None, ge=0, description="a list whose reading costs more US dollars a day is an alert"
+    )
 
     flower_port: int = Field(5555, ge=0, le=65535, description="port of Flower")
     flower_basic_auth: SecretStr | None = Field(None, description="user:password of Flower; it stays closed without")
@@ -400,7 +429,7 @@ class Settings(BaseSettings):
     def _weekday(cls, value: str) -> str:
         return value.lower()
 
-    @field_validator("report_email_to")
+    @field_validator("report_email_to", "alert_email_to")
     @classmethod
     def _mailboxes(cls, value: str, info: ValidationInfo) -> str:
         for address in _listed(value):
@@ -416,6 +445,25 @@ class Settings(BaseSettings):
             for address in addresses:
                 mailbox.checked(address)
         return _needs_mail_server(value, info)
+
+    @field_validator("alert_webhook_url")
+    @classmethod
+    def _webhook(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _is_server(value.get_secret_value()):
+            raise ValueError("is no address (https://hooks.example.org/…)")
+        return value
+
+    @field_validator("token_expiry")
+    @classmethod
+    def _expiry(cls, value: str) -> str:
+        for name, day in _pairs(value):
+            if not (name in _of_credentials() or _is_further(name)):
+                raise ValueError(f"{name!r} is no credential of a platform: `rollcall platforms` names them")
+            try:
+                date.fromisoformat(day)
+            except ValueError:
+                raise ValueError(f"{day!r} is no day (2027-01-30)") from None
+        return value
 
     @property
     def mail_port(self) -> int:
@@ -443,6 +491,14 @@ class Settings(BaseSettings):
         given = self.otel_exporter_otlp_headers
         pairs = [pair.partition("=") for pair in _listed(given.get_secret_value())] if given else []
         return {name: unquote(value) for name, _, value in pairs}
+
+    def alert_recipients(self) -> Sequence[str]:
+        return _listed(self.alert_email_to)
+
+    @property
+    def tokens_end(self) -> Mapping[str, date]:
+        """Return when the tokens end whose end is known and that are set, by their names."""
+        return {name: date.fromisoformat(day) for name, day in _pairs(self.token_expiry) if name in self.platforms}
 
     @property
     def varnish_urls(self) -> Sequence[str]:
@@ -612,6 +668,12 @@ def _by_name(text: str) -> Iterator[tuple[str, Sequence[str]]]:
     for part in filter(None, map(str.strip, text.split(";"))):
         name, _, values = part.rpartition("=")
         yield name.strip(), _listed(values)
+
+
+def _pairs(text: str) -> Sequence[tuple[str, str]]:
+    """Return what stands between commas as `NAME=value`."""
+    parted = (part.partition("=") for part in _listed(text))
+    return [(name.strip(), value.strip()) for name, _, value in parted]
 
 
 def _listed(text: str) -> Sequence[str]:

@@ -19,7 +19,7 @@ from api.resources.data_health import TTL_S, DataHealth, PlatformHealth, examina
 from api.room import Room
 from api.routes import Route
 from api.schemas import known_platform, parse
-from db import coverage, health, jobs, provenance, queues, tags
+from db import alerts, coverage, health, jobs, provenance, queues, tags
 from db.coverage import Coverage, OfDays
 from db.engine import Connection
 from db.health import Alike
@@ -139,9 +139,10 @@ class HealthPage:
             conn,
             "health.html",
             here="/health",
-            tagged=frozenset({tags.SUMMARY, tags.ACCOUNTS}),
+            tagged=frozenset({tags.SUMMARY, tags.ACCOUNTS, tags.ALERTS}),
             now=now,
             query=query,
+            alerts=alerts.listed(conn),
             health=data_health,
             weeks=[squares[start : start + 7] for start in range(0, len(squares), 7)],
             sentence=sentence(squares),

@@ -16,7 +16,7 @@ from api.operations import Operation, Operations
 from api.room import Room
 from api.routes import Route
 from api.schemas import parse
-from db import growth, movers, overview, tags
+from db import alerts, growth, movers, overview, tags
 from db.engine import Connection
 from db.gaps import each_day
 from db.growth import Group, Growth, Trend
@@ -27,6 +27,7 @@ TREND_DAYS = 60
 # The biggest ones are shown; the rest is a link away.
 ORGANISATIONS = 25
 MOVERS = 6
+ALERTS = 5
 _INTERVAL = Interval(7, "number")
 
 
@@ -80,7 +81,9 @@ class OverviewPage:
             conn,
             "overview.html",
             here="/",
-            tagged=frozenset({tags.SUMMARY}),
+            tagged=frozenset({tags.SUMMARY, tags.ALERTS}),
+            alerts=alerts.listed(conn),
+            most_alerts=ALERTS,
             not_fresh=[
                 group
                 for group in overview.groups(conn, now=clock.now, stale_after=clock.stale_after)

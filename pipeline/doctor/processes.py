@@ -1,4 +1,4 @@
-"""Rollcall's own processes: a worker for each platform with accounts, beat, the recorder, the API, Flower."""
+"""Rollcall's own processes: a worker for each platform with accounts, beat, the recorder, the notifier, the API, Flower."""
 
 from collections.abc import Iterator, Mapping
 
@@ -30,6 +30,11 @@ def in_database(conn: Connection) -> Iterator[Finding]:
     else:
         said = "doesn't run, so metrics wait in the broker"
         yield Finding("warn", "recorder", said, "start it: `rollcall-recorder.service`")
+    if leases.is_held(conn, leases.NOTIFIER):
+        yield Finding("ok", "notifier", "runs")
+    else:
+        said = "doesn't run, so nobody is told what is wrong"
+        yield Finding("warn", "notifier", said, "start it: `rollcall-notifier.service`")
 
 
 def workers(settings: Settings, counts: Mapping[str, int], platforms: Mapping[str, Platform]) -> Iterator[Finding]:

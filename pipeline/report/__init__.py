@@ -48,7 +48,7 @@ def follow(settings: Settings, engine: Engine, stop: threading.Event) -> None:
         try:
             turn(settings, engine, datetime.now(UTC), stop)
         except DatabaseError as exc:
-            log.error("reports_wait", error=str(exc).splitlines()[0])
+            log.error("reports_wait", error=type(exc).__name__)
         except Exception:  # our fault: of one report, perhaps, which is tried again when its claim ends
             log.exception("report_broke")
 

@@ -7,7 +7,8 @@ from typing import Any
 from msgspec import Struct, structs
 from sqlalchemy import text
 
-from db import annotations, bulk, gaps, metrics, pauses, provenance, totals
+from db import alerts, annotations, bulk, gaps, metrics, pauses, provenance, totals
+from db.alerts import Detail, Found
 from db.annotations import Subject
 from db.bulk import Snapshot
 from db.engine import Connection, Engine, transaction
@@ -110,6 +111,33 @@ def trouble(engine: Engine) -> None:
         given = Given(file_name=HOSTILE, sha256=None, size_bytes=None, imported_by="tests", overwrite=False)
         one = provenance.begin(conn, given, now=now)
         provenance.advance(conn, one.import_id, Counts(rows=10, inserted=8, rejected=2), rejects_bytes=0)
+        alerts.keep(conn, [*_ALERTS], ["drop", "failing", "token"], channels=[], calm_s=300, now=now)
+
+
+_ALERTS = (
+    Found(
+        rule="drop",
+        subject="1",
+        platform="x",
+        title="x/agency lost 250,000 followers in a day",
+        detail=Detail("1,250,000 → 1,000,000 on 1 Mar 2026, −20.0 %", ["x/agency"]),
+    ),
+    Found(
+        rule="failing",
+        subject="bluesky",
+        platform="bluesky",
+        title="Bluesky: 1,204 accounts failing",
+        detail=Detail(HOSTILE, ["bluesky/odd.example", "bluesky/hostile.example"]),
+        accounts=1204,
+    ),
+    Found(
+        rule="token",
+        subject="THREADS_ACCESS_TOKEN",
+        platform="threads",
+        title="THREADS_ACCESS_TOKEN ends on 9 Mar 2026",
+        detail=Detail("in 5 days, as TOKEN_EXPIRY says: renew it, and restart its platform's worker"),
+    ),
+)
 
 
 def measured(engine: Engine) -> None:

@@ -37,7 +37,7 @@ def environ() -> Mapping[str, str]:
     return {"X_BEARER_TOKEN": "s3cret", "YOUTUBE_API_KEY": "s3cret"}
 
 
-@pytest.mark.parametrize("path", ["/health", "/performance", "/method"])
+@pytest.mark.parametrize("path", ["/", "/health", "/performance", "/method"])
 def test_nothing_breaks_the_accessibility_rules_and_nothing_moves(
     open_page: Open, path: str, width: int, dark: bool
 ) -> None:
@@ -64,8 +64,24 @@ def test_a_screen_reader_is_told_of_the_days_and_what_stands_in_the_way(open_pag
     reasons = tree.one("table", "What stands in the way")
     assert {head.name for head in reasons.all("rowheader")} >= {"timed out", HOSTILE, "not found"}
     assert any(one.name.startswith("Try these again: 2 of X, timed out") for one in reasons.all("button"))
+    alerts = tree.one("table", "Open alerts")
+    assert [head.name.split(" ")[0] for head in alerts.all("rowheader")] == [
+        "THREADS_ACCESS_TOKEN",
+        "Bluesky:",
+        "x/agency",
+    ]
+    assert HOSTILE in alerts.text and "1,202 more" in alerts.text
     waiting = tree.one("table", "Credentials that wait")
     assert "X_BEARER_TOKEN" in waiting.text and "429" in waiting.text
+
+
+def test_the_first_page_leads_from_an_alert_to_data_health(open_page: Open) -> None:
+    page = open_page("/")
+    shown = page.get_by_role("region", name="Open alerts")
+    expect(shown.get_by_role("listitem")).to_have_count(3)
+    expect(shown).to_contain_text("x/agency lost 250,000 followers in a day")
+    shown.get_by_role("link", name="Alerts in data health").press("Enter")
+    expect(page.get_by_role("table", name="Open alerts")).to_be_in_viewport()
 
 
 def test_a_screen_reader_is_told_of_each_picture(open_page: Open) -> None:

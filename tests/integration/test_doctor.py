@@ -93,6 +93,7 @@ def test_all_is_well_where_all_runs_and_what_stops_is_named(
     workers = [running.processes.worker(platform) for platform in ("x", "bluesky")]
     beat = running.processes.start("pipeline.beat")
     recorder = running.processes.start("workers.recorder")
+    notifier = running.processes.start("pipeline.notifier")
 
     def levels() -> Mapping[str, str]:
         return {what: level for what, (level, *_) in examined()[1].items()}
@@ -110,6 +111,7 @@ def test_all_is_well_where_all_runs_and_what_stops_is_named(
         (workers[0], "worker_x", "fail"),
         (beat, "beat", "fail"),
         (recorder, "recorder", "warn"),
+        (notifier, "notifier", "warn"),
         (running.api.process, "api", "fail"),
     ):
         process.terminate()
@@ -119,10 +121,11 @@ def test_all_is_well_where_all_runs_and_what_stops_is_named(
         )
     code, found = examined()
     assert code == 1
-    assert {what: found[what][2] for what in ("worker_x", "beat", "recorder")} == {
+    assert {what: found[what][2] for what in ("worker_x", "beat", "recorder", "notifier")} == {
         "worker_x": "start it: `rollcall-worker@x.service`",
         "beat": "start it: `rollcall-beat.service`",
         "recorder": "start it: `rollcall-recorder.service`",
+        "notifier": "start it: `rollcall-notifier.service`",
     }
     assert found["worker_bluesky"][0] == "ok"
 
