@@ -87,7 +87,7 @@ PATHS = (
     "/",
 )
 # Whose machine is busy counts the same.
-_PATIENT = {"API_TIMEOUT_S": "600", "DB_READ_TIMEOUT_S": "600", "LOG_LEVEL": "error"}
+_PATIENT = {"API_TIMEOUT_S": "600", "CACHE_MEMORY_S": "600", "DB_READ_TIMEOUT_S": "600", "LOG_LEVEL": "error"}
 _BATCH = 100
 _POSTS = 20
 _HITS = 200
