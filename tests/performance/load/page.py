@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.performance.load import charts
 from tests.performance.load.charts import Chart, Line, Mark
-from tests.performance.load.checks import SERVERS, Blow, clock, kind_of
+from tests.performance.load.checks import KEEPERS, Blow, clock, kind_of
 from tests.performance.load.facts import Facts
 from tests.performance.load.generator import Second
 from tests.performance.load.phases import Load, hit_rate_pct
@@ -229,7 +229,7 @@ def _memory(samples: Sequence[Sample], began_at: float) -> Iterator[Chart]:
     )
     for one in samples:
         by_kind[one.kind][one.pid].append((one.at - began_at, one.rss_bytes / 2**20))
-    for kind, lives in sorted(by_kind.items(), key=lambda item: (item[0] in SERVERS, item[0])):
+    for kind, lives in sorted(by_kind.items(), key=lambda item: (item[0] in KEEPERS, item[0])):
         lines = [Line(str(pid), points, 1 + number % 7) for number, (pid, points) in enumerate(lives.items())]
         yield Chart(kind, "MiB", lines, width=340, height=160, has_names=False)
 

@@ -15,6 +15,13 @@ from tests.performance.load.generator import Offered, Order, Times
 from tests.performance.load.site import API_WORKERS, Generator, Sample, Site, generator, site
 from tests.performance.load.watching import Progress, Watch
 
+# So that a sweep of these takes half a minute.
+LIMITS = {
+    "RATE_LIMIT_BLUESKY_PROFILES": "3/2s",
+    "RATE_LIMIT_X_PROFILES": "1/5s",
+    "RATE_LIMIT_MASTODON_PROFILES": "2/s",
+    "RATE_LIMIT_YOUTUBE_PROFILES": "1/s",
+}
 ACCOUNTS = {"bluesky": 1000, "x": 400, "mastodon": 40, "youtube": 40}
 RATE = 200.0
 SECONDS = 30.0
@@ -76,6 +83,7 @@ class Load(Struct, frozen=True):
     seed: int
     began_at: float
     rate: float
+    seconds: float
     accounts: Mapping[str, int]
     phases: Sequence[Phase]
     knee: Knee
@@ -95,7 +103,9 @@ class Load(Struct, frozen=True):
         ]
         for phase in self.phases:
             rate = phase.hit_rate_pct
-            if phase.name == "sweep" and rate is not None and rate < HIT_RATE_PCT:
+            # In a shorter time hardly anything is asked for twice.
+            is_judged = phase.name == "sweep" and self.seconds >= SECONDS
+            if is_judged and rate is not None and rate < HIT_RATE_PCT:
                 found.append(f"{phase.name}: {rate:.1f} % of the answers came from a cache, {HIT_RATE_PCT:g} should")
         if self.behind:
             found.append(f"{self.behind} of {self.compared} answers didn't show a reading that was kept before")
@@ -124,7 +134,7 @@ def run(
 ) -> Load:
     """Go through every phase, and return what was found."""
     with (
-        site(accounts, seed, flower=flower) as running,
+        site(accounts, seed, flower=flower, **LIMITS) as running,
         generator(running, seed) as client,
         Watch(running, seed) as watch,
     ):
@@ -140,9 +150,7 @@ def run(
         )
         with _sweeping(running):
             _, before = running.teller.count()
-            course.phase(
-                "sweep", f"{rate:g} a second while every account is read, again and again", [(rate, seconds)]
-            )
+            course.phase("sweep", f"{rate:g} a second while every account is read", [(rate, seconds)])
             running.wait(lambda: running.teller.count()[1] > before, "a reading of the sweep")
         with _growing_cold(running, seconds / 4):
             course.phase(
@@ -156,6 +164,7 @@ def run(
         seed,
         began_at,
         rate,
+        seconds,
         accounts,
         course.phases,
         knee,
@@ -206,7 +215,7 @@ def _cores(
 
 @contextmanager
 def _sweeping(running: Site) -> Iterator[None]:
-    """Make every account due again as soon as it has been read, as fast as the platforms' limits let it be."""
+    """Make all accounts due, and again when the last of them has been read."""
     stop = threading.Event()
 
     def make_due() -> None:

@@ -50,7 +50,12 @@ SETTINGS = {
 }
 _STARTED = re.compile(rb"(\w+)\s*\| started \(pid (\d+)\)")
 _UNREAD = "SELECT count(*) FROM scrape_state WHERE subject = 'profile' AND last_success_at IS NULL"
-_DUE = "UPDATE scrape_state SET next_due_at = now() WHERE subject = 'profile' AND result = 'ok' AND job_id IS NULL"
+# Only once nothing is due or on its way: each round is a whole one.
+_DUE = """
+    UPDATE scrape_state SET next_due_at = now() WHERE subject = 'profile' AND NOT EXISTS (
+        SELECT FROM scrape_state WHERE subject = 'profile' AND (job_id IS NOT NULL OR next_due_at <= now())
+    )
+"""
 
 
 class Sample(Struct, frozen=True):
@@ -142,10 +147,10 @@ class Site:
         with reading(self.engine) as conn:
             return not conn.scalar(text(_UNREAD))
 
-    def make_due(self) -> int:
-        """Make every account due that isn't on its way; return how many."""
+    def make_due(self) -> None:
+        """Make every account due, unless some are or are on their way."""
         with transaction(self.engine) as conn:
-            return int(conn.execute(text(_DUE)).rowcount)
+            conn.execute(text(_DUE))
 
     def get(self, path: str, timeout_s: float = 10.0) -> bytes:
         """Return the body of a good answer, on a connection of its own. Raises OSError."""
