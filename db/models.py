@@ -475,3 +475,23 @@ sign_in = Table(
     Column("ends_at", UTC, nullable=False),
     comment="browsers that are signed in by a key; the key itself isn't here",
 )
+
+report_delivery = Table(
+    "report_delivery",
+    metadata,
+    Column("week_date", Date, comment="the Monday of the week that the report is about"),
+    Column("org_name", Text, comment="empty: the report on all organisations"),
+    Column("recipient", Text, comment="an e-mail address"),
+    Column("attempts", Integer, nullable=False),
+    Column(
+        "next_try_at",
+        UTC,
+        nullable=False,
+        comment="infinity once it is sent, or given up; while it is sent, when it may be taken over",
+    ),
+    Column("sent_at", UTC),
+    Column("reason", Text, comment="why the last attempt failed"),
+    PrimaryKeyConstraint("week_date", "org_name", "recipient"),
+    comment="which weekly report went to whom, so that none goes twice",
+    info=_BY_WORKERS,
+)

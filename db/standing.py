@@ -48,11 +48,15 @@ def status(now: datetime | ColumnElement[datetime], stale_after: StaleAfter) -> 
     )
 
 
+def interval_s(stale_after: StaleAfter) -> ColumnElement[Any]:
+    """Return how often an account of dim_account is read."""
+    usual_s: ColumnElement[Any] = literal(stale_after.interval_s)
+    if stale_after.intervals_s:
+        usual_s = case(dict(stale_after.intervals_s), value=dim_account.c.platform, else_=usual_s)
+    return func.coalesce(dim_account.c.read_interval_s, usual_s)
+
+
 def _fresh_for(stale_after: StaleAfter) -> ColumnElement[Any]:
     """Return how long the numbers of an account of dim_account are fresh, as an interval."""
-    interval_s: ColumnElement[Any] = literal(stale_after.interval_s)
-    if stale_after.intervals_s:
-        interval_s = case(dict(stale_after.intervals_s), value=dim_account.c.platform, else_=interval_s)
     share = literal(stale_after.after_s / stale_after.interval_s, Double)
-    own_s = func.coalesce(dim_account.c.read_interval_s, interval_s)
-    return func.make_interval(0, 0, 0, 0, 0, 0, own_s * share)
+    return func.make_interval(0, 0, 0, 0, 0, 0, interval_s(stale_after) * share)

@@ -27,6 +27,7 @@ from pipeline.export_command import export_group
 from pipeline.history_command import history_group
 from pipeline.jobs_command import jobs_group
 from pipeline.limits import duration
+from pipeline.report_command import report_group
 from pipeline.settings import Settings
 from pipeline.terminal import moment, note, show_json, show_table
 
@@ -111,6 +112,7 @@ main.add_command(jobs_group)
 main.add_command(history_group)
 main.add_command(export_group)
 main.add_command(annotations_group)
+main.add_command(report_group)
 for _entry in entry_points(group=COMMANDS):
     main.add_command(_entry.load())
 

@@ -24,17 +24,21 @@ _QUOTED = "quoted-printable"  # the server may not take 8 bits, nor lines of any
 
 
 class MailError(Exception):
-    """A mail that wasn't sent. Says why and how to mend it, in words that hold no secret.
+    """A mail that wasn't sent. Says why and how to mend it, in words that hold no secret."""
 
-    `is_final` is set where the server will never take this mail, however often it is tried.
+
+class Refused(MailError):
+    """The fault lies in this mail or its recipients: others may go all the same.
+
+    `is_final` is set where it will never be taken, however often it is tried.
     """
 
-    def __init__(self, reason: str, *, is_final: bool = False) -> None:
+    def __init__(self, reason: str, *, is_final: bool) -> None:
         super().__init__(reason)
         self.is_final = is_final
 
 
-class NotAll(MailError):
+class NotAll(Refused):
     """The server took the mail, but not for every recipient: `refused` says what it said of the others."""
 
     def __init__(self, refused: Mapping[str, str]) -> None:
@@ -54,8 +58,8 @@ def send(
 ) -> None:
     """Hand one mail to the mail server. Raises MailError.
 
-    `images` are PNGs by their Content-ID: `html` shows one as `<img src="cid:…">`. `message_id` is `name@example.org`;
-    two mails with the same one are the same mail to those who receive them. Without it each has its own.
+    `images` are PNGs by their Content-ID (`trend@rollcall`), which `html` shows by `<img src="cid:trend@rollcall">`. Two
+    mails with the same `message_id` (see new_id) are the same mail to those who receive them; without it each has its own.
     """
     if settings.smtp_host is None:
         raise MailError("no mail server is named: set SMTP_HOST and MAIL_FROM")
@@ -67,8 +71,15 @@ def send(
 
 
 def new_id(settings: Settings, name: str) -> str:
-    """Return the Message-ID of the mail that this name stands for, the same each time; `name` is letters, digits and dots."""
+    """Return the Message-ID of the mail that a name stands for, the same each time; the name is letters, digits, - and dots."""
     return f"{name}@{mailbox.sender(settings.mail_from).domain}"
+
+
+def check(settings: Settings) -> None:
+    """Connect to the mail server and sign in, as for a mail, and send none. Raises MailError."""
+    if settings.smtp_host is not None:
+        with _told(settings), _connected(settings, settings.smtp_host) as server:
+            server.noop()
 
 
 def _message(
@@ -81,13 +92,13 @@ def _message(
     message_id: str | None,
 ) -> EmailMessage:
     if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in subject):
-        raise MailError("the subject holds a line break or another control character", is_final=True)
+        raise Refused("the subject holds a line break or another control character", is_final=True)
     if not to:
-        raise MailError("nobody is named to send it to", is_final=True)
+        raise Refused("nobody is named to send it to", is_final=True)
     try:
         recipients = [mailbox.checked(address) for address in to]
     except ValueError as exc:
-        raise MailError(str(exc), is_final=True) from exc
+        raise Refused(str(exc), is_final=True) from exc
     sender = mailbox.sender(settings.mail_from)
     message = EmailMessage(policy=SMTP)
     message["From"] = sender
@@ -101,7 +112,11 @@ def _message(
         message.add_alternative(html, subtype="html", cte=_QUOTED)
         shown = cast(EmailMessage, message.get_payload(1))
         for name, png in images.items():
-            shown.add_related(png, "image", "png", cid=f"<{name}>", disposition="inline", filename=f"{name}.png")
+            shown.add_related(
+                png, "image", "png", cid=f"<{name}>", disposition="inline", filename=f"{name.partition('@')[0]}.png"
+            )
+        if images:
+            shown.set_param("type", "text/html")  # which of the parts is the mail (RFC 2387)
     return message
 
 
@@ -138,13 +153,13 @@ def _told(settings: Settings) -> Iterator[None]:
     except smtplib.SMTPRecipientsRefused as exc:
         said = {address: _answer(*answer) for address, answer in exc.recipients.items()}
         is_final = all(answer[0] >= 500 for answer in exc.recipients.values())
-        raise MailError(f"{server} refuses {_listed(said)}: correct the address", is_final=is_final) from exc
+        raise Refused(f"{server} refuses {_listed(said)}: correct the address", is_final=is_final) from exc
     except smtplib.SMTPSenderRefused as exc:
         said_so = _answer(exc.smtp_code, exc.smtp_error)
         raise MailError(f"{server} refuses the sender ({said_so}): correct MAIL_FROM, or sign in") from exc
     except smtplib.SMTPDataError as exc:
         said_so = _answer(exc.smtp_code, exc.smtp_error)
-        raise MailError(f"{server} refuses the mail ({said_so})", is_final=exc.smtp_code >= 500) from exc
+        raise Refused(f"{server} refuses the mail ({said_so})", is_final=exc.smtp_code >= 500) from exc
     except smtplib.SMTPNotSupportedError as exc:
         missing = "STARTTLS: set SMTP_TLS=tls or none" if "STARTTLS" in str(exc) else "to sign in: unset SMTP_USER"
         raise MailError(f"{server} doesn't offer {missing}, or name another") from exc
@@ -154,9 +169,8 @@ def _told(settings: Settings) -> Iterator[None]:
         raise MailError(f"{server} broke off: see whether SMTP_PORT and SMTP_TLS go together") from exc
     except smtplib.SMTPResponseException as exc:
         raise MailError(f"{server} answers {_answer(exc.smtp_code, exc.smtp_error)}") from exc
-    except (
-        smtplib.SMTPException
-    ) as exc:  # of `login`, where it knows none of the server's ways: its text holds no secret
+    except smtplib.SMTPException as exc:
+        # Of `login`, where it knows none of the server's ways: its text holds no secret.
         raise MailError(f"{server} can't be signed in to: {exc}") from exc
     except ssl.SSLCertVerificationError as exc:
         why = f"{server} has a certificate that isn't trusted ({exc.verify_message})"

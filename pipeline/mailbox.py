@@ -6,7 +6,7 @@ from email.utils import parseaddr
 
 # What stands in addresses that people have (RFC 5321 knows stranger ones): nothing that a header or a command would
 # read as its own, so that an address can't bring another recipient or header along.
-_ADDRESS = re.compile(r"(?=.{3,254}$)[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", re.ASCII)
+_ADDRESS = re.compile(r"(?=.{3,254}$)[A-Za-z0-9.!#$%&'*+/?^_`{|}~-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", re.ASCII)
 
 
 def checked(text: str) -> str:

@@ -25,6 +25,7 @@ from pipeline import mailbox, platforms
 from pipeline.limits import Rate
 from pipeline.platforms import Platform
 from pipeline.records import Doubt, Kind, Source
+from pipeline.weeks import Weekday
 
 # Where `./dev run` writes the addresses of the servers that it started, for commands in another terminal.
 EMBEDDED_ENV = ".rollcall/env"
@@ -173,11 +174,23 @@ class Settings(BaseSettings):
     smtp_port: int | None = Field(
         None, ge=1, le=65535, description="its port; not set: 587, with SMTP_TLS=tls 465, with none 25"
     )
-    smtp_user: str | None = Field(None, description="user to sign in there with, where it asks for one")
+    smtp_user: str | None = Field(
+        None, pattern="^[ -~]+$", description="user to sign in there with, where it asks for one"
+    )
     smtp_password: SecretStr | None = Field(None, description="password of that user")
     smtp_tls: Literal["starttls", "tls", "none"] = Field(
         "starttls", description="starttls, tls (from the start), or none: then a password goes to this machine only"
     )
+
+    report_email_to: str = Field(
+        "", description="addresses that get the weekly report on all organisations, comma-separated"
+    )
+    report_recipients: str = Field(
+        "",
+        description="who gets that on one organisation, as Geese=ann@example.org,bo@example.org;Ducks=cy@example.org; * is each of them",
+    )
+    report_weekday: Weekday = Field("monday", description="day of the week on which reports are sent")
+    report_hour: int = Field(7, ge=0, le=23, description="hour of that day (UTC) from which they are sent")
 
     flower_port: int = Field(5555, ge=0, le=65535, description="port of Flower")
     flower_basic_auth: SecretStr | None = Field(None, description="user:password of Flower; it stays closed without")
@@ -339,6 +352,8 @@ class Settings(BaseSettings):
     def _has_user(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if (value is None) != (info.data.get("smtp_user") is None):
             raise ValueError("goes together with SMTP_USER: set both, or neither")
+        if value is not None and not re.fullmatch(r"[ -~]+", value.get_secret_value()):
+            raise ValueError("holds characters that SMTP can't carry")
         return value
 
     @field_validator("smtp_tls")
@@ -350,10 +365,48 @@ class Settings(BaseSettings):
             raise ValueError("none would send SMTP_PASSWORD over the network unencrypted: set starttls or tls")
         return value
 
+    @field_validator("report_weekday", mode="before")
+    @classmethod
+    def _weekday(cls, value: str) -> str:
+        return value.lower()
+
+    @field_validator("report_email_to")
+    @classmethod
+    def _mailboxes(cls, value: str, info: ValidationInfo) -> str:
+        for address in _listed(value):
+            mailbox.checked(address)
+        return _needs_mail_server(value, info)
+
+    @field_validator("report_recipients")
+    @classmethod
+    def _by_organisation(cls, value: str, info: ValidationInfo) -> str:
+        for org, addresses in _by_name(value):
+            if not org or not addresses:
+                raise ValueError("is no list like Geese=ann@example.org,bo@example.org;Ducks=cy@example.org")
+            for address in addresses:
+                mailbox.checked(address)
+        return _needs_mail_server(value, info)
+
     @property
     def mail_port(self) -> int:
         """Return the port of the mail server."""
         return self.smtp_port or {"starttls": 587, "tls": 465, "none": 25}[self.smtp_tls]
+
+    @property
+    def reported_to(self) -> Sequence[str]:
+        """Return the addresses that get the report on all organisations."""
+        return _listed(self.report_email_to)
+
+    def reported_to_about(self, org: str) -> Sequence[str]:
+        """Return the addresses that get the report on this organisation."""
+        return tuple(
+            dict.fromkeys(a for name, found in _by_name(self.report_recipients) if name in (org, "*") for a in found)
+        )
+
+    @property
+    def reported_organisations(self) -> Sequence[str]:
+        """Return the organisations that have recipients of their own; `*` stands for each that there is."""
+        return tuple(dict.fromkeys(org for org, _ in _by_name(self.report_recipients)))
 
     @property
     def varnish_urls(self) -> Sequence[str]:
@@ -509,6 +562,20 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _needs_mail_server(value: str, info: ValidationInfo) -> str:
+    # A faulty server is said by itself, and not among the data.
+    if value and "smtp_host" in info.data and info.data["smtp_host"] is None:
+        raise ValueError("needs SMTP_HOST and MAIL_FROM")
+    return value
+
+
+def _by_name(text: str) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield what is before and behind the `=` of each part between semicolons."""
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, _, values = part.rpartition("=")
+        yield name.strip(), _listed(values)
 
 
 def _listed(text: str) -> Sequence[str]:

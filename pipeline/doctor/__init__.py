@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from db import overview
 from db.engine import Engine, reading
-from pipeline.doctor import database, machine, processes, sources
+from pipeline.doctor import database, machine, mails, processes, sources
 from pipeline.doctor.finding import Finding, said_by_server
 from pipeline.doctor.servers import broker, cdns, redis, visibility
 from pipeline.platforms import Platform
@@ -25,6 +25,7 @@ def examine(settings: Settings, engine: Engine, platforms: Mapping[str, Platform
         yield reached
     yield from visibility(settings)
     yield from cdns(settings)
+    yield from mails.server(settings)
     yield from sources.base_urls(settings, platforms)
     counts: Mapping[str, int] = {}
     if all(finding.level != "fail" for finding in in_database if finding.what in ("database", "schema", "role")):
@@ -32,6 +33,7 @@ def examine(settings: Settings, engine: Engine, platforms: Mapping[str, Platform
             counts = overview.account_counts(conn)
             yield from sources.examine(conn, counts, settings, platforms)
             yield from processes.in_database(conn)
+            yield from mails.recipients(conn, settings)
     if reached.level == "ok":
         yield from processes.workers(settings, counts, platforms)
     yield from processes.api(settings, engine)

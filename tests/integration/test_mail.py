@@ -1,11 +1,13 @@
 """E-mails through a real mail server, and what is said where it doesn't take one."""
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from pipeline import mail
+from pipeline.doctor import mails
 from pipeline.settings import Settings, SettingsError
 from tests import fakes, smtp
 from tests.nginx import make_certificate
@@ -55,6 +57,7 @@ def test_a_mail_arrives_as_text_and_html_with_its_pictures(mail_server: MailServ
         "text/html",
         "image/png",
     ]
+    assert message.get_payload(1).get_param("type") == "text/html"
     assert received.raw.isascii() and max(map(len, received.raw.splitlines())) < 1000
 
 
@@ -90,7 +93,7 @@ def test_a_wrong_password_is_refused_without_being_told(
         with pytest.raises(mail.MailError, match="refuses SMTP_USER with SMTP_PASSWORD") as raised:
             mail.send(wrong, ["goose@example.org"], "Hello", "Hello")
 
-    assert not raised.value.is_final
+    assert not isinstance(raised.value, mail.Refused)
     assert "wrong-horse" not in f"{raised.value} {raised.value.__cause__!r}"
 
 
@@ -109,6 +112,25 @@ def test_a_password_is_never_sent_in_the_clear() -> None:
     assert "wrong-horse" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("environ", "fault"),
+    [
+        ({"SMTP_HOST": "mail.example.org"}, r"SMTP_HOST: .*needs MAIL_FROM"),
+        ({"SMTP_HOST": "mail.example.org:25/x", "MAIL_FROM": "a@example.org"}, r"SMTP_HOST: .*no name of a server"),
+        ({"MAIL_FROM": "a@example.org\r\nBcc: b@example.org"}, r"MAIL_FROM: .*is no sender"),
+        ({"MAIL_FROM": "Rollcall"}, r"MAIL_FROM: .*is no"),
+        ({"SMTP_USER": "rollcall"}, r"SMTP_PASSWORD: .*set both, or neither"),
+        ({"SMTP_USER": "rollcall", "SMTP_PASSWORD": "wröng-horse"}, r"SMTP_PASSWORD: .*SMTP can't carry"),
+    ],
+    ids=["no sender", "an address", "two headers", "no address", "no password", "letters"],
+)
+def test_settings_that_lead_nowhere_are_named(environ: Mapping[str, str], fault: str) -> None:
+    with pytest.raises(SettingsError, match=fault) as raised:
+        fakes.settings("postgresql:///nowhere", "redis://nowhere", **environ)
+
+    assert "horse" not in str(raised.value)
+
+
 def test_who_is_refused_is_named_and_the_others_have_the_mail(mail_server: MailServer) -> None:
     mail_server.refused["gone@example.org"] = "550 No such user"
 
@@ -122,7 +144,7 @@ def test_who_is_refused_is_named_and_the_others_have_the_mail(mail_server: MailS
 def test_a_refusal_says_whether_it_is_final(mail_server: MailServer, answer: str, is_final: bool) -> None:
     mail_server.refused["gone@example.org"] = answer
 
-    with pytest.raises(mail.MailError, match=answer) as raised:
+    with pytest.raises(mail.Refused, match=answer) as raised:
         mail.send(settings(mail_server), ["gone@example.org"], "Hello", "Hello")
 
     assert raised.value.is_final is is_final
@@ -163,6 +185,17 @@ def test_a_server_without_tls_gets_nothing(mail_server: MailServer) -> None:
         mail.send(settings(mail_server, SMTP_TLS="tls"), ["goose@example.org"], "Hello", "Hello")
 
     assert not mail_server.received
+
+
+def test_the_doctor_says_whether_the_mail_server_lets_us_in(mail_server: MailServer) -> None:
+    nowhere = MailServer()
+    nowhere.port = free_port()
+
+    found = [*mails.server(settings(mail_server)), *mails.server(settings(nowhere))]
+
+    assert [(finding.level, finding.what) for finding in found] == [("ok", "mail server"), ("fail", "mail server")]
+    assert not mail_server.received
+    assert list(mails.server(fakes.settings("postgresql:///nowhere", "redis://nowhere"))) == []
 
 
 def test_a_server_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
