@@ -25,7 +25,7 @@ DOCS = PROJECT / "docs"
 LEVELS = ("warning", "error", "critical", "exception")
 PROFILED = {"statement_slow", "statement_repeated"}
 # What sessions are called in pg_stat_activity: `rollcall beat` is no command.
-SESSIONS = ("api", "worker", "beat", "recorder", "cli", "migrate", "run")
+SESSIONS = ("api", "worker", "beat", "recorder", "notifier", "cli", "migrate", "run")
 
 
 def _rows(name: str) -> dict[str, str]:
