@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.performance.load import facts, page, phases, soak
+from tests.performance.load.generator import MOST_REQUESTS
 from tests.performance.load.phases import Load
 from tests.performance.load.soak import Soak
 from tests.performance.machine import HERE
@@ -67,6 +68,8 @@ def _options() -> argparse.Namespace:
         parser.error(f"--minutes: {options.minutes:g} is not between 0 and {MOST_MINUTES}")
     if options.rate is not None and not 0 < options.rate <= MOST_RATE:
         parser.error(f"--rate: {options.rate:g} is not between 0 and {MOST_RATE}")
+    if options.soak and (options.rate or soak.RATE) * options.minutes * 60 > MOST_REQUESTS:
+        parser.error(f"--rate and --minutes: together more than {MOST_REQUESTS:,} requests")
     if options.soak and options.quick:
         parser.error("--quick is for a load; a soak is as long as --minutes says")
     if options.seed is None:

@@ -19,7 +19,7 @@ from tests.performance.load.site import API_WORKERS, Site
 IN_HAND_S = 3.0
 # After a message was lost by the broker or a recorder it takes a worker so long to see it and send it again.
 UNSURE_S = 40.0
-
+# So long a worker that is to be killed is given to make a call.
 CALL_WITHIN_S = 5.0
 
 
@@ -54,15 +54,9 @@ class Blows:
 
     def _kill(self, prefix: str) -> None:
         """Kill a process with such a name; no request notices."""
-        alive = [
-            (name, pid)
-            for name, pid in self._site.pids().items()
-            if name.startswith(prefix) and psutil.pid_exists(pid)
-        ]
-        if not alive:  # it was struck a moment ago, and its keeper waits
-            self._site.wait(lambda: psutil.pid_exists(self._site.pids()[prefix]), f"{prefix} started again")
-            alive = [(prefix, self._site.pids()[prefix])]
-        name, pid = self._random.choice(alive)
+        # It may have been struck a moment ago, and its keeper waits.
+        self._site.wait(lambda: self._alive(prefix), f"{prefix} started again")
+        name, pid = self._random.choice(self._alive(prefix))
         if name.startswith("worker_"):
             self._await_call(name.removeprefix("worker_"))
         at = time.time()
@@ -76,6 +70,10 @@ class Blows:
             known = self.at_stake.get(platform, 0)
             self.at_stake[platform] = known + self._site.teller.calls_of(platform, since=since)
         self._note(name, at)
+
+    def _alive(self, prefix: str) -> list[tuple[str, int]]:
+        found = self._site.pids().items()
+        return [(name, pid) for name, pid in found if name.startswith(prefix) and psutil.pid_exists(pid)]
 
     def _await_call(self, platform: str) -> None:
         """Return in the moment after a call, when its answer isn't written yet; a platform that is asked nothing has none."""

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from msgspec import Struct
 
-from tests.performance.load.generator import Failure
+from tests.performance.load.generator import MOST_FAILURES, Failure
 from tests.performance.load.ledger import Kept, Told
 from tests.performance.load.site import Sample
 
@@ -151,6 +151,8 @@ def requests(asked: int, failures: Collection[Failure], blows: Sequence[Blow], b
         for one in failures
         if not any(kind_of(one.what) in blow.excuses and blow.spans(one.at, one.ended_at) for blow in blows)
     ]
+    if len(failures) >= MOST_FAILURES:
+        reasons.append(f"{MOST_FAILURES:,} failed and were noted; of more nothing is known")
     what = ", ".join(f"{count:,} {name}" for name, count in Counter(one.what for one in failures).most_common())
     said = (
         f"{asked:,} asked, {len(failures):,} failed"
