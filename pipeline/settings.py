@@ -492,6 +492,7 @@ class Settings(BaseSettings):
         pairs = [pair.partition("=") for pair in _listed(given.get_secret_value())] if given else []
         return {name: unquote(value) for name, _, value in pairs}
 
+    @property
     def alert_recipients(self) -> Sequence[str]:
         return _listed(self.alert_email_to)
 

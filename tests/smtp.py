@@ -62,6 +62,8 @@ class MailServer:
         self.refuses_data: str | None = None
         self.asked = 0
         """How many recipients have been named, refused ones too."""
+        self.passwords: list[bytes] = []
+        """What was said by who signed in, rightly or not."""
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -115,18 +117,21 @@ def serving(
     def knows(
         _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: LoginPassword
     ) -> AuthResult:
+        server.passwords.append(data.password)
         is_right = data.login == b"rollcall" and data.password == PASSWORD.encode()
         return AuthResult(success=is_right, handled=False, auth_data=data)
+
+    has_starttls = context is not None and not tls_at_once
 
     def protocol() -> SMTP:
         return SMTP(
             server,
             hostname="mail.example.org",
             tls_context=None if tls_at_once else context,
-            require_starttls=context is not None and not tls_at_once,
+            require_starttls=has_starttls,
             authenticator=knows if asks_who else None,
-            auth_required=asks_who and not tls_at_once,  # it doesn't see TLS that was there before it
-            auth_require_tls=not tls_at_once,
+            auth_required=asks_who and has_starttls,  # it doesn't see TLS that was there before it
+            auth_require_tls=has_starttls,
             loop=loop,
         )
 

@@ -30,7 +30,9 @@ from deploy.embedded import redis_server
 from pipeline import platforms
 from pipeline.accounts import import_list
 from pipeline.settings import Settings, SettingsError, is_secret, load_settings
+from tests import smtp
 from tests.hostile import Hostile, hostile
+from tests.smtp import MailServer
 from tests.system import System, system
 from tests.varnish import free_port
 
@@ -247,9 +249,18 @@ def enemy(plants: Plants) -> Iterator[Hostile]:
 
 
 @pytest.fixture
-def environ(plants: Plants, enemy: Hostile, database_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
+def post_office() -> Iterator[MailServer]:
+    with smtp.serving(asks_who=True) as server:
+        yield server
+
+
+@pytest.fixture
+def environ(
+    plants: Plants, enemy: Hostile, post_office: MailServer, database_url: str, tmp_path: Path
+) -> Iterator[dict[str, str]]:
     """Return settings whose secrets are all planted, every other one in a file."""
     port = free_port()
+    mail = {**post_office.environ, "SMTP_USER": "ann", "ALERT_EMAIL_TO": "bo@example.org"}
     plain = {"DATABASE_URL": database_url, "REDIS_URL": "redis://127.0.0.1/0"}
     servers = {
         "DATABASE_URL": make_url(database_url).set(password="SECRET").render_as_string(hide_password=False),
@@ -259,8 +270,10 @@ def environ(plants: Plants, enemy: Hostile, database_url: str, tmp_path: Path) -
         "HTTPS_PROXY": f"http://ann:SECRET@127.0.0.1:{enemy.port}",
         "FLOWER_BASIC_AUTH": "ann:SECRET",
         "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20SECRET",
+        "ALERT_WEBHOOK_URL": f"{enemy.url}/hooks/SECRET",
+        "SMTP_PASSWORD": "SECRET",
     }
-    made = {
+    made = mail | {
         "ENABLE_READ_REPLICA": "true",
         "OTEL_EXPORTER_OTLP_ENDPOINT": enemy.url,
         "LOG_LEVEL": "debug",
@@ -286,7 +299,13 @@ def environ(plants: Plants, enemy: Hostile, database_url: str, tmp_path: Path) -
 
 
 def test_no_secret_is_found_where_it_does_not_belong(
-    plants: Plants, enemy: Hostile, environ: dict[str, str], database_url: str, engine: Engine, tmp_path: Path
+    plants: Plants,
+    enemy: Hostile,
+    post_office: MailServer,
+    environ: dict[str, str],
+    database_url: str,
+    engine: Engine,
+    tmp_path: Path,
 ) -> None:
     rows = [name.replace("/", ",", 1) for name in ACCOUNTS.values()]
     import_list(engine, "\n".join(["platform,handle", *rows]).encode(), now=datetime.now(UTC))
@@ -302,6 +321,7 @@ def test_no_secret_is_found_where_it_does_not_belong(
         cdn = {"CDN_FASTLY_SERVICE_ID": "service", "CDN_FASTLY_URL": enemy.url}
         processes.start("pipeline.beat", **cdn)
         processes.start("workers.recorder")
+        processes.start("pipeline.notifier")
         processes.start("pipeline.app", "flower")
         workers = {}
         for name in ACCOUNTS:
@@ -322,6 +342,7 @@ def test_no_secret_is_found_where_it_does_not_belong(
 
     found = plants.found(hay)
     assert not found, "\n".join(found)
+    assert plants.texts["SMTP_PASSWORD"].encode() in post_office.passwords
     _is_worth_something(plants, enemy, hay)
 
 
@@ -399,6 +420,7 @@ def _command(shell: Shell, plants: Plants) -> None:
     shell.start("doctor")
     shell.start("probe", "--raw", *PROBED)
     shell.start("enqueue", *ACCOUNTS.values(), "--json")
+    shell.start("alerts", "test")
     shell.start("status", DATABASE_URL=wrong, DATABASE_URL_FILE="", REDIS_URL=wrong, REDIS_URL_FILE="")
     shell.wait()
 
@@ -430,6 +452,7 @@ def _is_worth_something(plants: Plants, enemy: Hostile, hay: Mapping[str, bytes]
         "HTTPS_PROXY",
         "FASTLY_API_TOKEN",
         "OTEL_EXPORTER_OTLP_HEADERS",
+        "ALERT_WEBHOOK_URL",
         "a token that platforms gave",
     ):
         assert plants.texts[sent] in heard, f"{sent} was never sent"

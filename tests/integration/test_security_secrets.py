@@ -27,7 +27,11 @@ WRITTEN = {
     "BROKER_URL": f"amqp://a:{WORD}@h//",
     "HTTPS_PROXY": f"http://a:{WORD}@h:1",
     "FLOWER_BASIC_AUTH": f"a:{WORD}",
+    "ALERT_WEBHOOK_URL": f"https://hooks.example.org/{WORD}",
+    "OTEL_EXPORTER_OTLP_HEADERS": f"name={WORD}",
 }
+# Without which a secret would be refused.
+BESIDE = {"SMTP_PASSWORD": {"SMTP_HOST": "mail.example.org", "SMTP_USER": "ann", "MAIL_FROM": "ann@example.org"}}
 NEEDED = {name: WRITTEN[name] for name in ("DATABASE_URL", "REDIS_URL")}
 # What servers and their images come with, and what people write first.
 USUAL = re.compile(
@@ -41,7 +45,8 @@ USUAL = re.compile(
 def test_each_secret_may_stand_in_a_file_and_is_shown_nowhere(tmp_path: Path, name: str) -> None:
     file = tmp_path / "secret"
     file.write_text(f"{WRITTEN.get(name, WORD)}\n")
-    given = {key: value for key, value in NEEDED.items() if key != name} | {f"{name}_FILE": str(file)}
+    needed = NEEDED | BESIDE.get(name, {})
+    given = {key: value for key, value in needed.items() if key != name} | {f"{name}_FILE": str(file)}
 
     found = load_settings(given, env_files=())
     value = found.platforms[name] if name in CREDENTIALS else getattr(found, name.lower())
@@ -64,7 +69,10 @@ def test_what_looks_like_a_secret_is_one() -> None:
     telling = re.compile(r"TOKEN|SECRET|PASSWORD|AUTH$|_KEY$|DATABASE_URL|REDIS_URL|BROKER_URL|PROXY$")
     names = [name.upper() for name, field in Settings.model_fields.items() if not field.exclude]
     named = {name for name in names if telling.search(name)}
-    assert named - FIELDS.keys() <= {"API_REQUIRE_KEY", "API_RATE_LIMIT_KEY", "NO_PROXY"}
+    assert named - FIELDS.keys() <= {
+        *("API_REQUIRE_KEY", "API_RATE_LIMIT_KEY", "NO_PROXY"),
+        *("TOKEN_EXPIRY", "ALERT_TOKEN_DAYS"),  # days
+    }
 
 
 def test_no_secret_has_a_default() -> None:
