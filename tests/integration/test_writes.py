@@ -678,6 +678,7 @@ def test_clearing_the_demo_leaves_the_list_as_imported_and_live_readings_come_in
             "posts": 1,
             "jobs": 4,
             "pauses": 1,
+            "alerts": 0,
             "metrics": 1,
             "dataset": 1,
             "renames": 2,
