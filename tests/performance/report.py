@@ -36,9 +36,22 @@ class Line(Struct, frozen=True):
         )
 
 
+class Growth(Struct, frozen=True):
+    """What something costs by the size of what is there; `exponent` is that of the power law fitted: 0 is flat, 1 in proportion."""
+
+    name: str
+    unit: str
+    points: Sequence[tuple[float, float]]
+    exponent: float
+
+
 class Chapter(Struct, frozen=True):
+    """What belongs together. `fails_when` says by which change for the worse a bound of it was seen to be missed."""
+
     title: str
     lines: Sequence[Line]
+    fails_when: str = ""
+    growth: Sequence[Growth] = ()
 
 
 def middle(
