@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import redis
 from msgspec import Struct
@@ -133,11 +133,10 @@ def run(
     say: Callable[[str], None] = print,
 ) -> Load:
     """Go through every phase, and return what was found."""
-    with (
-        site(accounts, seed, flower=flower, **LIMITS) as running,
-        generator(running, seed) as client,
-        Watch(running, seed) as watch,
-    ):
+    with site(accounts, seed, flower=flower, **LIMITS) as running, ExitStack() as stack:
+        names = running.account_names()
+        client = stack.enter_context(generator(running, seed, names))
+        watch = stack.enter_context(Watch(running, seed, names))
         say(f"{len(running.names)} processes run, {sum(accounts.values()):,} accounts have been read.")
         client.offer(Order([(rate, max(1.0, seconds / 6))]))  # its connections, and the caches' first answers
         began_at = time.time()

@@ -231,9 +231,9 @@ class Site:
 class Generator:
     """The client, in a process of its own: what it measures isn't held up by what else is done here."""
 
-    def __init__(self, site: Site, seed: int) -> None:
+    def __init__(self, site: Site, seed: int, accounts: Sequence[str]) -> None:
         file = site.folder / "traffic.json"
-        file.write_bytes(msgspec.json.encode(mix(site.account_names(), Random(seed))))
+        file.write_bytes(msgspec.json.encode(mix(accounts, Random(seed))))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.performance.load.generator", str(site.port), str(file), str(seed)],
             cwd=PROCFILE.parent,
@@ -297,8 +297,9 @@ def site(
 
 
 @contextmanager
-def generator(running: Site, seed: int) -> Iterator[Generator]:
-    found = Generator(running, seed)
+def generator(running: Site, seed: int, accounts: Sequence[str]) -> Iterator[Generator]:
+    """Yield the client, which asks for these accounts (`platform/handle`) and for lists."""
+    found = Generator(running, seed, accounts)
     try:
         yield found
     finally:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from random import Random
@@ -41,14 +41,14 @@ class Progress(Struct, frozen=True):
 class Watch:
     """Looks from threads of its own, from the beginning of a block to its end."""
 
-    def __init__(self, site: Site, seed: int) -> None:
+    def __init__(self, site: Site, seed: int, accounts: Sequence[str]) -> None:
         self.samples: list[Sample] = []
         self.progress: list[Progress] = []
         self.stale: list[Stale] = []
         self.compared = 0
         self._site = site
         self._random = Random(seed)
-        self._names = site.account_names()
+        self._names = accounts
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._again, args=(look, every_s))
