@@ -262,11 +262,13 @@ def totals(conn: Connection) -> list[Sample]:
     return _samples(conn.execute(_TOTALS))
 
 
+# rollups, which of them, and by which sign each counts
+_Part = tuple[Table, ColumnElement[bool], ColumnElement[Any]]
 _FIRST_HOUR = bindparam("first_hour", type_=UTC)
 _FIRST_MINUTE = bindparam("first_minute", type_=UTC)
 _BEFORE_MINUTE = bindparam("before_minute", type_=UTC)
-_HOURS = (metric_hour, metric_hour.c.at >= _FIRST_HOUR, literal_column("1"))
-_MINUTES = (
+_HOURS: _Part = (metric_hour, metric_hour.c.at >= _FIRST_HOUR, literal_column("1"))
+_MINUTES: _Part = (
     metric_minute,
     and_(metric_minute.c.at >= _FIRST_MINUTE, metric_minute.c.at < _BEFORE_MINUTE),
     bindparam("sign", type_=BigInteger),
@@ -295,7 +297,7 @@ def _summed() -> Select[Any]:
     totals, buckets = _rows("total"), _rows("buckets")
     # Seconds that were all taken off may leave some 1e-16 behind, on either side of 0.
     total = func.greatest(func.sum(totals.c.sign * totals.c.total), 0).label("total")
-    places = map(literal_column, map(str, range(1, CLASSES + 1)))
+    places = [literal_column(str(place)) for place in range(1, CLASSES + 1)]
     classes = array([func.sum(buckets.c.sign * buckets.c.buckets[place]) for place in places])
     by_class = cast(classes, ARRAY(BigInteger)).label("buckets")
     counted = select(totals.c.series_id, total).group_by(totals.c.series_id).subquery("counted")

@@ -289,15 +289,16 @@ def _busy_minute() -> Iterator[Sample]:
 
 
 def _generate(engine: Engine, now: datetime, *, days: int) -> None:
-    """Fill a record in which every minute was busy."""
+    """Fill a record in which every minute was busy, and every hour (the running one, too) has 60 times as much."""
     samples = tuple(_busy_minute())
     fill = """
         INSERT INTO {table} (at, series_id, total, buckets)
-        SELECT at, series_id, total, buckets FROM metric_series,
-            generate_series(date_trunc('{step}', CAST(:now AS timestamptz)) - make_interval(days => :days),
+        SELECT at, series_id, {times} * total, {buckets} FROM metric_series,
+            generate_series(date_trunc('hour', CAST(:now AS timestamptz) - make_interval(days => :days)),
                 CAST(:now AS timestamptz), '1 {step}') AS at
         ORDER BY at
     """
+    sixty = "CASE WHEN buckets IS NOT NULL THEN ARRAY(SELECT 60 * one FROM unnest(buckets) AS one) END"
     with transaction(engine) as conn:
         conn.execute(text("TRUNCATE metric_minute, metric_hour, metric_series, metric_sender"))
         message = Counted(sender="api-1", role="api", number=1, at=now, samples=samples)
