@@ -297,7 +297,7 @@ def _summed() -> Select[Any]:
     totals, buckets = _rows("total"), _rows("buckets")
     # Seconds that were all taken off may leave some 1e-16 behind, on either side of 0.
     total = func.greatest(func.sum(totals.c.sign * totals.c.total), 0).label("total")
-    places = [literal_column(str(place)) for place in range(1, CLASSES + 1)]
+    places: list[ColumnElement[Any]] = [literal_column(str(place)) for place in range(1, CLASSES + 1)]
     classes = array([func.sum(buckets.c.sign * buckets.c.buckets[place]) for place in places])
     by_class = cast(classes, ARRAY(BigInteger)).label("buckets")
     counted = select(totals.c.series_id, total).group_by(totals.c.series_id).subquery("counted")
