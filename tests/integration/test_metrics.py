@@ -248,13 +248,15 @@ def _generate(engine: Engine, now: datetime, *, days: int) -> None:
     # An hour has what its minutes have.
     rows = """
         INSERT INTO {table} (at, series_id, total, buckets)
-        SELECT at, series_id, {times}, ARRAY(SELECT {times} * one FROM unnest(buckets) AS one) FROM metric_series,
+        SELECT at, series_id, {times}, {buckets} FROM metric_series,
             generate_series(date_trunc('{step}', CAST(:now AS timestamptz) - make_interval(days => :days)),
                 CAST(:now AS timestamptz), '1 {step}') AS at
     """
     with transaction(engine) as conn:
-        for table, step in (("metric_minute", "minute"), ("metric_hour", "hour")):
+        sixty = "ARRAY(SELECT 60 * one FROM unnest(buckets) AS one)"
+        for step, times, buckets in (("minute", 1, "buckets"), ("hour", 60, sixty)):
+            table = f"metric_{step}"
             conn.execute(text(f"TRUNCATE {table}"))
-            filled = rows.format(table=table, step=step, times=60 if step == "hour" else 1)
+            filled = rows.format(table=table, step=step, times=times, buckets=buckets)
             conn.execute(text(filled), {"now": now, "days": days})
         conn.execute(text("ANALYZE"))
