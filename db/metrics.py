@@ -32,9 +32,11 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    type_coerce,
     union_all,
 )
 from sqlalchemy.dialects.postgresql import JSONB, Insert, aggregate_order_by, array, insert
+from sqlalchemy.types import NullType
 
 from db.models import UTC, metric_hour, metric_minute, metric_sender, metric_series
 from db.recordset import as_json, recordset
@@ -241,8 +243,11 @@ def _row(at: datetime, named: Named, one: _Sum) -> Mapping[str, Any]:
     return {"at": at, "metric": named[0], "labels": named[1], "total": one.value, "buckets": one.buckets}
 
 
-_COLUMNS = (metric_series.c.name, metric_series.c.labels)
-_TOTALS = select(*_COLUMNS, metric_series.c.total, metric_series.c.buckets).order_by(*_COLUMNS)
+# Lists as the driver makes them: SQLAlchemy would copy each, which takes as long as all else that is done with a row.
+_COLUMNS = (metric_series.c.name, type_coerce(metric_series.c.labels, NullType()))
+_TOTALS = select(*_COLUMNS, metric_series.c.total, type_coerce(metric_series.c.buckets, NullType())).order_by(
+    metric_series.c.name, metric_series.c.labels
+)
 _SINCE = select(func.min(metric_series.c.since))
 
 
@@ -257,53 +262,72 @@ def totals(conn: Connection) -> list[Sample]:
     return _samples(conn.execute(_TOTALS))
 
 
-_BEGIN = bindparam("begin", type_=UTC)
+# rollups, which of them, and by which sign each counts
+_Part = tuple[Table, ColumnElement[bool], ColumnElement[Any]]
 _FIRST_HOUR = bindparam("first_hour", type_=UTC)
+_FIRST_MINUTE = bindparam("first_minute", type_=UTC)
+_BEFORE_MINUTE = bindparam("before_minute", type_=UTC)
+_HOURS: _Part = (metric_hour, metric_hour.c.at >= _FIRST_HOUR, literal_column("1"))
+_MINUTES: _Part = (
+    metric_minute,
+    and_(metric_minute.c.at >= _FIRST_MINUTE, metric_minute.c.at < _BEFORE_MINUTE),
+    bindparam("sign", type_=BigInteger),
+)
 
 
-def _rows(column: str, parts: Iterable[tuple[Table, ColumnElement[bool]]]) -> Subquery:
-    """Build the rollups of these parts that have this column.
+def _rows(column: str) -> Subquery:
+    """Build the rollups that have this column, each with its sign: 1, or -1 where it is taken off.
 
     The limit, which nothing reaches, keeps PostgreSQL from starting processes to share the work: that takes longer than
     the work.
     """
-    of_parts = (select(t.c.series_id, t.c[column]).where(when, t.c[column].is_not(None)) for t, when in parts)
+    of_parts = (
+        select(t.c.series_id, t.c[column], cast(sign, BigInteger).label("sign")).where(when, t.c[column].is_not(None))
+        for t, when, sign in (_MINUTES, _HOURS)
+    )
     return union_all(*of_parts).limit(2**31).subquery()
 
 
-def _summed(*parts: tuple[Table, ColumnElement[bool]]) -> Select[Any]:
+def _summed() -> Select[Any]:
     """Build the sum of rollups by series.
 
     Class by class, since to take the arrays apart would cost twice as much; and apart from the rest, since most series
     are only counted: adding up classes that they don't have would be nearly all of the work.
     """
-    totals, buckets = _rows("total", parts), _rows("buckets", parts)
-    sums = select(totals.c.series_id, func.sum(totals.c.total).label("total")).group_by(totals.c.series_id)
-    classes = [func.sum(buckets.c.buckets[literal_column(str(place))]) for place in range(1, CLASSES + 1)]
-    by_class = cast(array(classes), ARRAY(BigInteger)).label("buckets")
-    counted = sums.subquery("counted")
+    totals, buckets = _rows("total"), _rows("buckets")
+    # Seconds that were all taken off may leave some 1e-16 behind, on either side of 0.
+    total = func.greatest(func.sum(totals.c.sign * totals.c.total), 0).label("total")
+    places: list[ColumnElement[Any]] = [literal_column(str(place)) for place in range(1, CLASSES + 1)]
+    classes = array([func.sum(buckets.c.sign * buckets.c.buckets[place]) for place in places])
+    by_class = cast(classes, ARRAY(BigInteger)).label("buckets")
+    counted = select(totals.c.series_id, total).group_by(totals.c.series_id).subquery("counted")
     timed = select(buckets.c.series_id, by_class).group_by(buckets.c.series_id).subquery("timed")
     return (
-        select(*_COLUMNS, counted.c.total, timed.c.buckets)
+        select(*_COLUMNS, counted.c.total, type_coerce(timed.c.buckets, NullType()))
         .join(counted, counted.c.series_id == metric_series.c.series_id)
         .outerjoin(timed, timed.c.series_id == metric_series.c.series_id)
     )
 
 
-_MINUTES = _summed((metric_minute, metric_minute.c.at >= _BEGIN))
-_HOURS = _summed(
-    (metric_minute, and_(metric_minute.c.at >= _BEGIN, metric_minute.c.at < _FIRST_HOUR)),
-    (metric_hour, metric_hour.c.at >= _FIRST_HOUR),
-)
+_LATELY = _summed()
+_AN_HOUR = timedelta(hours=1)
 
 
 def lately(conn: Connection, begin: datetime) -> list[Sample]:
-    """Return what was counted since a full minute; minutes are read up to an hour, and whole hours beyond."""
+    """Return what was counted since a full minute, of the series that gained anything.
+
+    Whole hours are read, and minutes of the first one only: those since `begin`, or the ones before it to be taken off
+    again, whichever are fewer.
+    """
     begin = begin.replace(second=0, microsecond=0)
-    first_hour = begin.replace(minute=0) + timedelta(hours=1 if begin.minute else 0)
-    if first_hour > datetime.now(begin.tzinfo):
-        return _samples(conn.execute(_MINUTES, {"begin": begin}))
-    return _samples(conn.execute(_HOURS, {"begin": begin, "first_hour": first_hour}))
+    hour = begin.replace(minute=0)
+    next_hour = hour + _AN_HOUR
+    if begin - hour < min(next_hour, datetime.now(begin.tzinfo)) - begin:
+        read = {"first_hour": hour, "first_minute": hour, "before_minute": begin, "sign": -1}
+    else:
+        read = {"first_hour": next_hour, "first_minute": begin, "before_minute": next_hour, "sign": 1}
+    found = _samples(conn.execute(_LATELY, read))
+    return [one for one in found if (one.value if one.buckets is None else any(one.buckets))]
 
 
 class Point(Struct, frozen=True):
@@ -316,6 +340,7 @@ class Point(Struct, frozen=True):
     buckets: tuple[int, ...]
 
 
+_BEGIN = bindparam("begin", type_=UTC)
 _WANTED = func.unnest(bindparam("names", type_=ARRAY(Text)), bindparam("places", type_=ARRAY(BigInteger)))
 
 
@@ -385,9 +410,12 @@ _PRUNE = (
 
 
 def prune(conn: Connection, *, before: datetime) -> None:
-    """Forget the minutes, hours and senders before then. What was counted in all stays."""
+    """Forget the minutes, hours and senders before the hour of then. What was counted in all stays.
+
+    No hour is cut: what is left of its minutes would not be what it has.
+    """
     for statement in _PRUNE:
-        conn.execute(statement, {"before": before})
+        conn.execute(statement, {"before": before.replace(minute=0, second=0, microsecond=0)})
 
 
 def clear(conn: Connection) -> int:

@@ -227,8 +227,8 @@ def _month(running: Machine) -> Chapter:
     settings = running.settings()
     limits = Limits(settings, tuple(platforms.load().values()), {})
     now = datetime.now(UTC)
-    # Within an hour: of the first one every minute but one is added up by itself, as many as ever.
-    a_day_ago = (now - timedelta(days=1)).replace(minute=1)
+    # Of its first hour half of the minutes are added up by themselves, as many as ever.
+    a_day_ago = (now - timedelta(days=1)).replace(minute=30)
 
     def figures() -> None:
         with reading(running.engine) as conn:
@@ -289,22 +289,24 @@ def _busy_minute() -> Iterator[Sample]:
 
 
 def _generate(engine: Engine, now: datetime, *, days: int) -> None:
-    """Fill a record in which every minute was busy."""
+    """Fill a record in which every minute was busy, and every hour (the running one, too) has 60 times as much."""
     samples = tuple(_busy_minute())
     fill = """
         INSERT INTO {table} (at, series_id, total, buckets)
-        SELECT at, series_id, total, buckets FROM metric_series,
-            generate_series(date_trunc('{step}', CAST(:now AS timestamptz)) - make_interval(days => :days),
+        SELECT at, series_id, {times} * total, {buckets} FROM metric_series,
+            generate_series(date_trunc('hour', CAST(:now AS timestamptz) - make_interval(days => :days)),
                 CAST(:now AS timestamptz), '1 {step}') AS at
         ORDER BY at
     """
+    sixty = "CASE WHEN buckets IS NOT NULL THEN ARRAY(SELECT 60 * one FROM unnest(buckets) AS one) END"
     with transaction(engine) as conn:
         conn.execute(text("TRUNCATE metric_minute, metric_hour, metric_series, metric_sender"))
         message = Counted(sender="api-1", role="api", number=1, at=now, samples=samples)
         metrics.add(conn, [message], oldest=now - timedelta(days=DAYS))
         conn.execute(text("TRUNCATE metric_minute, metric_hour"))
-        for table, step in (("metric_minute", "minute"), ("metric_hour", "hour")):
-            conn.execute(text(fill.format(table=table, step=step)), {"now": now, "days": days})
+        for step, times, buckets in (("minute", 1, "buckets"), ("hour", 60, sixty)):
+            filled = fill.format(table=f"metric_{step}", step=step, times=times, buckets=buckets)
+            conn.execute(text(filled), {"now": now, "days": days})
     with reading(engine) as conn:
         conn.execute(text("VACUUM ANALYZE"))
 
