@@ -65,10 +65,11 @@ class Profiler:
         stats.dump_stats(file)
 
     def _counted(self) -> Any:  # its `stats` is no part of what typeshed knows of it
-        first, *others = list(self._profiles)
-        stats = pstats.Stats(first)
-        for profile in others:
-            stats.add(profile)
+        stats = pstats.Stats()
+        for profile in list(self._profiles):
+            profile.create_stats()
+            if profile.stats:  # a thread that has called nothing yet can't be added
+                stats.add(profile)
         return stats
 
     def _begin(self) -> None:

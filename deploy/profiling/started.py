@@ -25,7 +25,8 @@ from pipeline.settings import Settings
 MODULES = {"api": GUNICORN, "worker": ("workers",), "planner": ("pipeline.beat",)}
 # What stands in the command line of each.
 MARKS = {"api": ("api", GUNICORN[-1]), "worker": ("workers",), "planner": ("pipeline.beat",)}
-START_S = 120.0
+_STDERR = 2
+START_S = 300.0
 LOOK_S = 0.2
 # How long a process may take to write its profile.
 WRITE_S = 120.0
@@ -63,7 +64,7 @@ class Started:
         self._process = subprocess.Popen(
             [sys.executable, "-m", inside.__name__, how, str(folder), *MODULES[name], *arguments],
             env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},
-            stdout=sys.stderr.fileno(),  # its log; standard output is for results
+            stdout=_STDERR,  # its log; standard output is for results
             start_new_session=True,  # a terminal's Ctrl-C comes to us, and SIGTERM to it from here
         )
 
