@@ -7,6 +7,8 @@ from pathlib import Path
 from pipeline.settings import SettingsError, load_settings
 
 CONFIGURATION = Path(__file__).resolve().parent.parent / "deploy" / "gunicorn.conf.py"
+GUNICORN = ("gunicorn", "--config", str(CONFIGURATION), "api.app:from_environment()")
+"""The module that it becomes, and its arguments."""
 
 
 def main() -> None:
@@ -15,7 +17,7 @@ def main() -> None:
         load_settings()
     except SettingsError as exc:  # said here once, instead of by every worker that can't start
         sys.exit(str(exc))
-    command = [sys.executable, "-m", "gunicorn", "--config", str(CONFIGURATION), "api.app:from_environment()"]
+    command = [sys.executable, "-m", *GUNICORN]
     os.execv(command[0], command)  # no shell in between, on purpose
 
 

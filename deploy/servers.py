@@ -6,9 +6,10 @@ name others. What was started here is stopped here; what was named is left alone
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -120,9 +121,19 @@ def main(argv: list[str]) -> int:
     command = [str(Path(sys.executable).with_name("rollcall")), *argv]
     try:
         with lock(), servers() as (_, environment):
-            return subprocess.run(command, env=dict(environment), check=False).returncode
+            return attended(command, environment)
     except Busy:
-        return subprocess.run(command, check=False).returncode
+        return attended(command, os.environ)
+
+
+def attended(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command to its own end, however long that takes after Ctrl-C, which a terminal sends to it, too."""
+    # No SIG_IGN: that the command would inherit.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.run(command, env=dict(environment), check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":

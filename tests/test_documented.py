@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -142,7 +143,8 @@ def _is_known(command: click.Command, words: list[str]) -> bool:
     if isinstance(command, click.Group) and words and not words[0].startswith("-"):
         return words[0] in command.commands and _is_known(command.commands[words[0]], words[1:])
     options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
-    return {word for word in words if word.startswith("-") and len(word) > 1} <= options
+    own = takewhile(lambda word: word != "--", words)  # what follows is another program's
+    return {word for word in own if word.startswith("-") and len(word) > 1} <= options
 
 
 def _events(path: Path) -> Iterator[str]:

@@ -1,9 +1,7 @@
 """CPU by stage within one process of the pipeline, told to the benchmark whenever it asks."""
 
-import cProfile
 import json
 import os
-import pstats
 import sys
 import threading
 import time
@@ -84,34 +82,3 @@ def _sender() -> str:
             return f"{Path(path).stem}.{frame.f_code.co_name}"
         frame = frame.f_back
     return "others"
-
-
-class _Profile(cProfile.Profile):
-    """A profile that is read while its thread goes on."""
-
-    def create_stats(self) -> None:
-        # Without ending it first: that would charge what a thread waits in by the clock of the one that reads.
-        self.snapshot_stats()
-
-
-class Profiler:
-    """A profile of every thread's CPU, written as one file for `python -m pstats`."""
-
-    def __init__(self) -> None:
-        self._profiles: list[_Profile] = []
-
-    def start(self) -> None:
-        """Profile this thread and every later one."""
-        threading.setprofile(lambda *_: self._begin())
-        self._begin()
-
-    def write(self, file: Path) -> None:
-        stats = pstats.Stats(self._profiles[0])
-        for profile in self._profiles[1:]:
-            stats.add(profile)
-        stats.dump_stats(file)
-
-    def _begin(self) -> None:
-        profile = _Profile(time.thread_time)
-        self._profiles.append(profile)
-        profile.enable()

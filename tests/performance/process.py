@@ -17,13 +17,14 @@ from redis import Redis
 
 from db import claims, pauses, writes
 from db.engine import make_engine
+from deploy.profiling.calls import Profiler
 from pipeline import lanes, log, plan, platforms
 from pipeline.app import make_celery, run_command
 from pipeline.messages import Purger
 from pipeline.plan import Planner
 from pipeline.settings import Settings, load_settings
 from pipeline.slots import Slots
-from tests.performance.meter import Meter, Profiler
+from tests.performance.meter import Meter
 from workers import app, scrape, tasks
 from workers.allowance import SharedAllowance
 

@@ -1,6 +1,9 @@
 """Commands in another terminal find the servers of a run, however they were named to it."""
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -57,3 +60,17 @@ def test_the_environment_outranks_the_file_and_a_blank_names_nothing(
     assert servers.given().get("REDIS_URL") == "redis://shell.example/0"
     assert "BROKER_URL" not in servers.given()
     assert servers.given()["PATH"] == os.environ["PATH"]
+
+
+def test_ctrl_c_leaves_a_command_the_time_that_it_needs() -> None:
+    slow = (
+        "import signal, time; signal.signal(signal.SIGINT, lambda *_: (time.sleep(1), exit(7)));"
+        "print(1, flush=True); signal.pause()"
+    )
+    outer = "import os, sys; from deploy import servers; sys.exit(servers.attended(sys.argv[1:], os.environ))"
+    command = [sys.executable, "-c", outer, sys.executable, "-c", slow]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait(60) == 7

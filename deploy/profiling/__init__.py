@@ -1,0 +1,1 @@
+"""Profiles of one process of Rollcall's: `rollcall profile`."""
