@@ -19,6 +19,8 @@ from tests.performance.report import Chapter, missed, show, write_json
 
 FOLDER = HERE / ".benchmarks"
 BASELINE = baseline.FILE
+# Of what is written to a file.
+WIDTH = 150
 AREAS: dict[str, Callable[[argparse.Namespace], Iterator[Chapter]]] = {
     "pipeline": lambda options: pipeline.run(options.profile),
     "api": lambda options: api.run(quick=options.quick),
@@ -32,6 +34,8 @@ AREAS: dict[str, Callable[[argparse.Namespace], Iterator[Chapter]]] = {
 def main() -> int:
     options = _options()
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     bad = 0
     for area in [options.area] if options.area else AREAS:
         chapters = _measured(area, options, console)

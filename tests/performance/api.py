@@ -204,6 +204,7 @@ def _misses(one: Machine, size: Size) -> Chapter:
             middle("pgbench, the same statement prepared", [load.per_second for load in found["pgbench"]], "1/s"),
             *ratios(found),
         ],
+        fails_when="each page's statement is put together anew: 2.7 times datasette's CPU, with 1,500 accounts",
     )
 
 
@@ -314,6 +315,7 @@ def _sweep(one: Machine, size: Size) -> Chapter:
             Line("hit rate", 100 * hits / asked, "%", at_least=80),
             *(Line(f"of them {level}", 100 * levels[level] / asked, "%") for level in ("l1", "l2", "stale")),
         ],
+        fails_when="each job purges everything instead of what it touched: a hit rate of 18 %",
     )
 
 
@@ -383,7 +385,7 @@ def _memory(one: Machine, size: Size) -> Chapter:
                 at_most=64,
             ),
         ],
-        fails_when="nothing that they keep is full yet: 15 MiB more after 100,000 requests",
+        fails_when="each request leaves 10 kB behind: 61 MiB more after 2,400 further ones",
     )
 
 

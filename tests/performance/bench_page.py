@@ -21,7 +21,7 @@ def of_bench(area: str, chapters: Sequence[Chapter], facts: Facts, *, began_at: 
     """Return the page of an area."""
     failed = missed(chapters)
     bounded = [line for chapter in chapters for line in chapter.lines if line.is_met is not None]
-    said = f"{len(failed)} of {len(bounded)} bounds missed" if failed else f"all {len(bounded)} bounds met"
+    said = f"{len(failed)} of {len(bounded)} bounds missed" if failed else "every bound met"
     about = "ratios of things measured in turn in one run"
     if is_quick:
         about = "with --quick: to try it out, not to judge"

@@ -178,6 +178,7 @@ def _summaries(stores: Mapping[int, Store]) -> Chapter:
             _ms(f"a page of {PAGE}", pages["page"]),
             *alone(pages),
         ],
+        fails_when="each page's statement is put together anew: 2.4 times psycopg2 alone",
     )
 
 
@@ -278,6 +279,7 @@ def _history(store: Store) -> Chapter:
             _ms("out of partitions", [seconds / len(keys) for seconds in found["partitioned"]]),
             *ratios(found),
         ],
+        fails_when="partitions are a month wide: 1.6 times a plain table",
     )
 
 
@@ -307,6 +309,7 @@ def _export(store: Store) -> Chapter:
             middle("rows per second", [store.rows / whole for whole in wholes], "rows/s"),
             *share(),
         ],
+        fails_when="all rows are read before the first is written: 0.49 of the whole time",
     )
 
 

@@ -107,6 +107,7 @@ def _recorder(running: Machine) -> Chapter:
             ),
             middle("messages per second", [MESSAGES / one.seconds for one in whole], "messages/s"),
         ],
+        fails_when="each message has a transaction of its own: 3.5 times taking and acknowledging, 335 a second",
     )
 
 
@@ -224,7 +225,11 @@ def _counting() -> Chapter:
         if number:
             shares.append(counted / spent)
             costs.append(1e6 * counted / REQUESTS_COUNTED)
-    return Chapter("Counting a request", lines())
+    return Chapter(
+        "Counting a request",
+        lines(),
+        fails_when="a small JSON is written three times meanwhile: 3.5 times making the id",
+    )
 
 
 def _month(running: Machine) -> Chapter:

@@ -278,6 +278,7 @@ def _memory(running: Machine) -> Chapter:
             Line("growth per 10,000 jobs, after the first 2,000", slope * 10_000 / MIB, "MiB", at_most=4),
             Line("at the end", sizes[-1][1] / MIB, "MiB"),
         ],
+        fails_when="each job leaves 3 kB behind: 41 MiB more per 10,000 jobs",
     )
 
 
@@ -314,6 +315,7 @@ def _ticks() -> Chapter:
             middle("with a thousand due", few_ms, "ms"),
             Line("the broker's memory with a million due", max(memory), "MiB", at_most=16),
         ],
+        fails_when="the index of what is due is left out: 31 times, with no more than 100,000 due",
     )
 
 

@@ -102,13 +102,19 @@ def test_an_update_rewrites_what_changed_and_tells_why_and_leaves_the_counts(fil
 
     assert ratios.update("db", costs(2.1, 2.1, 2.1), "Nothing", today=DAY, file=file) == []
     assert file.read_text() == before
-    assert ratios.update("db", costs(3.0, 3.1, 3.5), "Pages say more", today=DAY, file=file) == [
-        "db: Reads: page / bare: 2.0 → 3.1"
-    ]
+    writes = [Chapter("Writes", [middle("upsert / copy", [0.5, 0.5], at_least=0.4)])]
+    ratios.update("db", [*costs(2.1, 2.1, 2.1), *writes], "Writes, too", today=DAY, file=file)
+    found = [*costs(3.0, 3.1, 3.5), Chapter("Writes", [middle("upsert / copy", [0.49, 0.49], at_least=0.4)])]
+    assert ratios.update("db", found, "Pages say more", today=DAY, file=file) == ["db: Reads: page / bare: 2.0 → 3.1"]
 
     said = json.loads(file.read_text())
     assert said["counts"] == counts
-    assert said["ratios"] == {"db": {"Reads": {"page / bare": {"value": 3.1, "low": 3.0, "high": 3.5}}}}
+    assert said["ratios"] == {
+        "db": {
+            "Reads": {"page / bare": {"value": 3.1, "low": 3.0, "high": 3.5}},
+            "Writes": {"upsert / copy": {"value": 0.5, "low": 0.5, "high": 0.5}},
+        }
+    }
     last = said["history"][-1]
     assert (last["reason"], last["changes"]) == ("Pages say more", {"db: Reads: page / bare": [2.0, 3.1]})
     baseline.update({"jobs": {"a job": Count(4, "statements")}}, "A fourth", today=DAY, file=file)

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -66,7 +67,9 @@ def run(*, quick: bool = False) -> Iterator[Chapter]:
     """Measure, and yield each chapter as it is found."""
     rounds = QUICK if quick else ROUNDS
     yield Chapter(
-        "Functions without a database, CPU", [line for make in CASES.values() for line in _compared(make(), rounds)]
+        "Functions without a database, CPU",
+        [line for make in CASES.values() for line in _compared(make(), rounds)],
+        fails_when="rows become dicts instead of structs before they are JSON: 0.2 of dicts and json.dumps",
     )
     with machine() as running:
         load_due(running.engine, BATCH, now=NOON, posts_due=False)
@@ -87,7 +90,7 @@ def _compared(case: Case, rounds: Rounds) -> Sequence[Line]:
         pairs = zip(found[case.ours], found[case.yardstick], strict=True)
         return [
             middle(case.name, [mine / bare for mine, bare in pairs], "times", at_most=case.at_most),
-            middle("  itself", [1e6 * spent_s for spent_s in found[case.ours]], "µs"),
+            middle("  its CPU", [1e6 * spent_s for spent_s in found[case.ours]], "µs"),
         ]
 
     for number in rounds.until_steady(lines):
@@ -136,8 +139,8 @@ def _job(both: "Jobs", rounds: Rounds) -> Chapter:
     for number in rounds.until_steady(lines):
         took = [(_took_s(both.claim_and_save), _took_s(both.copy)) for _ in range(SAVES)]
         if number:
-            ours.append(sum(mine for mine, _ in took) / SAVES)
-            bare.append(sum(other for _, other in took) / SAVES)
+            ours.append(median(mine for mine, _ in took))
+            bare.append(median(other for _, other in took))
     return Chapter(f"A job of {BATCH}, with the database", lines())
 
 
@@ -209,7 +212,7 @@ def _encoded() -> Case:
         ours,
         plain,
         lambda mine, other: json.loads(mine)["items"] == json.loads(other)["items"],
-        at_most=0.25,
+        at_most=0.15,
     )
 
 
@@ -234,7 +237,7 @@ def _csv() -> Case:
         lambda: b"".join(formats.encode("csv", "", columns, [rows])),
         plain,
         same,
-        at_most=3,
+        at_most=2,
     )
 
 
@@ -250,7 +253,7 @@ def _recalled() -> Case:
         lambda: front.recall(raw, "127.0.0.1"),
         lambda: heads.get(raw),
         lambda mine, other: mine == other == question,
-        at_most=20,
+        at_most=10,
     )
 
 
@@ -276,7 +279,7 @@ def _kept() -> Case:
         lambda: memory.get(key),
         lambda: plain[key],
         lambda mine, other: mine == (other, "fresh"),
-        at_most=8,
+        at_most=12,
     )
 
 
@@ -332,7 +335,7 @@ def _cursor() -> Case:
         lambda: schemas.place_of(schemas.cursor_of(order, after), order, AccountSummary),
         plain,
         lambda mine, other: [mine.value, mine.key] == other[2:],
-        at_most=2,
+        at_most=1.5,
     )
 
 
