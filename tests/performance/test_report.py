@@ -63,6 +63,8 @@ def test_a_line_says_if_more_rounds_would_change_it() -> None:
     assert (torn.is_steady, torn.repeated) == (False, "5, not steady")
     assert middle("once", [1.0]).is_steady is None
     assert middle("a time", [1.0, 3.0, 0.5], "ms").is_steady is None
+    # The middle half is 1.5 wide, and twice as well known as by one round.
+    assert middle("known", [1.0, 2.0, 3.0, 4.0]).within == pytest.approx(1.57 * 1.5 / 2)
     # Far below its bound it matters less.
     assert middle("little", [0.001, 0.003, 0.002], at_most=1).is_steady
 
