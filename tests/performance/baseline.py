@@ -94,8 +94,8 @@ def _tolerance(known: Mapping[str, Any], name: str, one: Count) -> float:
 def write(said: dict[str, Any], changes: Changes, reason: str, *, today: date, file: Path = FILE) -> list[str]:
     """Write the file, with the reason and what changed in its history, if anything did; return a line for each change."""
     if changes:
-        # All that is new says nothing.
-        told = changes if said["history"] else {}
+        # Where all is new, that says nothing.
+        told = changes if any(was is not None for was, _ in changes.values()) else {}
         said["history"] = said.pop("history")  # it stands last
         said["history"].append({"date": today.isoformat(), "reason": reason, "changes": told})
         file.write_text(_written(said))
