@@ -15,6 +15,8 @@ from tests.performance.counting import Count, Counts
 FILE = Path(__file__).with_name("baseline.json")
 # The part of a value by which another may differ, by its unit; of what isn't named nothing may.
 TOLERANCES = {"rows": 0.05, "bytes": 0.02, "calls": 0.03, "bytes of memory": 0.1, "bytes on disk": 0.05}
+# Each value before and after, by its name; None where there was or is none.
+Changes = dict[str, tuple[float | None, float | None]]
 
 
 class Found(Struct, frozen=True):
@@ -46,7 +48,7 @@ class Found(Struct, frozen=True):
 
 def compare(area: str, counts: Counts, file: Path = FILE) -> list[Found]:
     """Return each count of an area beside the baseline's, those left out that follow another Python's ways."""
-    said = _read(file)
+    said = read(file)
     known = said["counts"].get(area, {})
     same_python = said["python"] == _python()
     return [
@@ -60,13 +62,13 @@ def compare(area: str, counts: Counts, file: Path = FILE) -> list[Found]:
 
 def gone(area: str, counts: Counts, file: Path = FILE) -> list[str]:
     """Return what the baseline has and nobody counts any more."""
-    return [name for name in _read(file)["counts"].get(area, {}) if name not in counts]
+    return [name for name in read(file)["counts"].get(area, {}) if name not in counts]
 
 
 def update(areas: Mapping[str, Counts], reason: str, *, today: date, file: Path = FILE) -> list[str]:
     """Write what is within its tolerance as it was and all else anew, and why; return a line for each change."""
-    said = _read(file)
-    changes = {}
+    said = read(file)
+    changes: Changes = {}
     for area, counts in areas.items():
         known = said["counts"].get(area, {})
         written = {}
@@ -76,16 +78,12 @@ def update(areas: Mapping[str, Counts], reason: str, *, today: date, file: Path 
             value = one.value if found.is_worse or found.is_better else was
             written[name] = {"value": value, "unit": one.unit, "tolerance": tolerance}
             if value != was:
-                changes[f"{area}: {name}"] = [was, value]
-        changes |= {f"{area}: {name}": [known[name]["value"], None] for name in known if name not in counts}
+                changes[f"{area}: {name}"] = (was, value)
+        changes |= {f"{area}: {name}": (known[name]["value"], None) for name in known if name not in counts}
         said["counts"][area] = written
     if changes:
         said["python"] = _python()
-        # All that is new says nothing.
-        told = changes if said["history"] else {}
-        said["history"].append({"date": today.isoformat(), "reason": reason, "changes": told})
-        file.write_text(_written(said))
-    return [f"{name}: {was} → {now}" for name, (was, now) in changes.items()]
+    return write(said, changes, reason, today=today, file=file)
 
 
 def _tolerance(known: Mapping[str, Any], name: str, one: Count) -> float:
@@ -93,7 +91,19 @@ def _tolerance(known: Mapping[str, Any], name: str, one: Count) -> float:
     return float(known[name]["tolerance"] if name in known else TOLERANCES.get(one.unit, 0.0))
 
 
-def _read(file: Path) -> dict[str, Any]:
+def write(said: dict[str, Any], changes: Changes, reason: str, *, today: date, file: Path = FILE) -> list[str]:
+    """Write the file, with the reason and what changed in its history, if anything did; return a line for each change."""
+    if changes:
+        # Where all is new, that says nothing.
+        told = changes if any(was is not None for was, _ in changes.values()) else {}
+        said["history"] = said.pop("history")  # it stands last
+        said["history"].append({"date": today.isoformat(), "reason": reason, "changes": told})
+        file.write_text(_written(said))
+    return [f"{name}: {was} → {now}" for name, (was, now) in changes.items()]
+
+
+def read(file: Path = FILE) -> dict[str, Any]:
+    """Return all that the file says."""
     if not file.exists():
         return {"python": _python(), "counts": {}, "history": []}
     said: dict[str, Any] = json.loads(file.read_text())

@@ -30,17 +30,24 @@ from deploy import embedded
 from pipeline import formats, platforms
 from tests.performance import counted
 from tests.performance.report import Chapter, Line, middle
+from tests.performance.rounds import Rounds
 from tests.performance.snapshots import copy_to_plain, load
 
-ROUNDS = 30
-WRITES = 10
-EXPORTS = 3
+ROUNDS = Rounds(15, 40)
+WRITES = Rounds(8, 16)
+EXPORTS = Rounds(3, 6)
+# Of what takes half a second a time.
+COUNTS = Rounds(5, 10)
 PAGE = 50
 LAST = date(2026, 6, 30)
 YEAR = timedelta(days=365)
 CLOCK = Clock(datetime(2026, 6, 30, 18, tzinfo=UTC), StaleAfter(interval_s=86_400, after_s=93_600))
 # What a machine of this size would be given: the rows and their indexes fit into memory.
 SERVER = {"shared_buffers": "1GB", "max_wal_size": "8GB", "maintenance_work_mem": "512MB", "autovacuum": "off"}
+
+
+# Of a call, per round, by what was called.
+Seconds = Mapping[str, Sequence[float]]
 
 
 class Size(Struct, frozen=True):
@@ -145,24 +152,33 @@ def _summaries(stores: Mapping[int, Store]) -> Chapter:
     lateral = largest.raw(sql.replace("account_latest", "looked_up"), values)
     assert len(everybody[max(stores)]()) == len(lateral()), "both forms say the same"  # type: ignore[arg-type]
     page, bare = _summary(PAGE), largest.raw(*largest.sent(_summary(PAGE)))
-    found = _timed({"lateral": lateral, **{str(days): ask for days, ask in everybody.items()}})
-    pages = _timed({"page": lambda: page(largest.conn), "bare": bare}, calls=20)
-    kept = found[str(max(stores))]
-    smallest = found[str(min(stores))]
-    return Chapter(
-        "Newest numbers",
-        [
-            *(_ms(f"summary of all accounts, {_rows(store)}", found[str(days)]) for days, store in stores.items()),
-            _ms("the same, each account's newest looked up (LATERAL)", found["lateral"]),
+
+    def ratios(found: Seconds) -> list[Line]:
+        kept, smallest = found[str(max(stores))], found[str(min(stores))]
+        return [
             _ratio("kept newest numbers / LATERAL", kept, found["lateral"], at_most=0.15),
             *(
                 _ratio(f"{_rows(store)} / the smallest", found[str(days)], smallest, at_least=0.85, at_most=1.15)
                 for days, store in stores.items()
                 if days > min(stores)
             ),
+        ]
+
+    def alone(found: Seconds) -> list[Line]:
+        return [_ratio(f"a page of {PAGE} / psycopg2 alone", found["page"], found["bare"], at_most=1.3)]
+
+    found = _timed({"lateral": lateral, **{str(days): ask for days, ask in everybody.items()}}, ratios)
+    pages = _timed({"page": lambda: page(largest.conn), "bare": bare}, alone, calls=20)
+    return Chapter(
+        "Newest numbers",
+        [
+            *(_ms(f"summary of all accounts, {_rows(store)}", found[str(days)]) for days, store in stores.items()),
+            _ms("the same, each account's newest looked up (LATERAL)", found["lateral"]),
+            *ratios(found),
             _ms(f"a page of {PAGE}", pages["page"]),
-            _ratio(f"a page of {PAGE} / psycopg2 alone", pages["page"], pages["bare"], at_most=1.3),
+            *alone(pages),
         ],
+        fails_when="each page's statement is put together anew: 2.4 times psycopg2 alone",
     )
 
 
@@ -202,26 +218,41 @@ def _grid(stores: Mapping[int, Store]) -> Chapter:
     def at(offset: int) -> Callable[[], object]:
         return lambda: _cells(largest.conn, Window(limit=PAGE, offset=offset))
 
-    last = largest.rows - PAGE
-    found = _timed({**{str(days): keyset(days) for days in stores}, "first": at(0), "deepest": at(last)}, calls=20)
-    total = _timed({"total": lambda: grid.total(largest.conn, grid.Filters())}, calls=100)["total"]
-    counted = _timed({"count": largest.raw("SELECT count(*) FROM fact_followers_snapshot", None)}, rounds=5)["count"]
-    assert grid.total(largest.conn, grid.Filters()) == largest.rows
-    smallest = found[str(min(stores))]
-    return Chapter(
-        "The grid",
-        [
-            *(_ms(f"a page behind a row, {_rows(store)}", found[str(days)]) for days, store in stores.items()),
+    def totals() -> object:
+        return [grid.total(largest.conn, grid.Filters()) for _ in range(100)]
+
+    def ratios(found: Seconds) -> list[Line]:
+        smallest = found[str(min(stores))]
+        return [
             *(
                 _ratio(f"{_rows(store)} / the smallest", found[str(days)], smallest, at_most=1.15)
                 for days, store in stores.items()
                 if days > min(stores)
             ),
-            _ms("the first page by its number", found["first"]),
             _ratio("the deepest page / the first", found["deepest"], found["first"], at_most=2),
-            _ms("how many rows there are", total),
-            _ratio("kept counts / count(*)", total[:5], counted, at_most=0.001),
+        ]
+
+    def of_counting(found: Seconds) -> list[Line]:
+        return [
+            _ratio("kept counts / count(*)", [s / 100 for s in found["100 totals"]], found["count"], at_most=0.001)
+        ]
+
+    last = largest.rows - PAGE
+    pages = {**{str(days): keyset(days) for days in stores}, "first": at(0), "deepest": at(last)}
+    found = _timed(pages, ratios, calls=20)
+    count = largest.raw("SELECT count(*) FROM fact_followers_snapshot", None)
+    counts = _timed({"100 totals": totals, "count": count}, of_counting, rounds=COUNTS)
+    assert grid.total(largest.conn, grid.Filters()) == largest.rows
+    return Chapter(
+        "The grid",
+        [
+            *(_ms(f"a page behind a row, {_rows(store)}", found[str(days)]) for days, store in stores.items()),
+            _ms("the first page by its number", found["first"]),
+            *ratios(found),
+            _ms("how many rows there are", [s / 100 for s in counts["100 totals"]]),
+            *of_counting(counts),
         ],
+        fails_when="the index of the snapshots by day is left out: the deepest page took 5.7 times as long as the first",
     )
 
 
@@ -238,21 +269,29 @@ def _history(store: Store) -> Chapter:
         each = [store.raw(sql.replace("fact_followers_snapshot", table), values) for sql, values in asked]
         return lambda: [ask() for ask in each]
 
-    found = _timed({"partitioned": year("fact_followers_snapshot"), "plain": year("plain")})
+    def ratios(found: Seconds) -> list[Line]:
+        return [_ratio("out of partitions / a plain table", found["partitioned"], found["plain"], at_most=1.35)]
+
+    found = _timed({"partitioned": year("fact_followers_snapshot"), "plain": year("plain")}, ratios)
     return Chapter(
         "A year of one account",
         [
             _ms("out of partitions", [seconds / len(keys) for seconds in found["partitioned"]]),
-            _ratio("out of partitions / a plain table", found["partitioned"], found["plain"], at_most=1.35),
+            *ratios(found),
         ],
+        fails_when="partitions are a month wide: 1.6 times a plain table",
     )
 
 
 def _export(store: Store) -> Chapter:
     """Compare the time to an export's first bytes with the time to its last."""
     columns = formats.columns_of(ExportedDay)
-    shares, wholes = [], []
-    for _ in range(EXPORTS):
+    shares, wholes = list[float](), list[float]()
+
+    def share() -> list[Line]:
+        return [middle("first bytes / whole", shares, "", at_most=0.05)]
+
+    for number in EXPORTS.until_steady(share):
         began = time.perf_counter()
         with transaction(store.engine) as conn:
             pieces = formats.encode("csv", "history", columns, exports.history(conn, Wanted()))
@@ -260,14 +299,17 @@ def _export(store: Store) -> Chapter:
             first = time.perf_counter() - began
             for _ in pieces:
                 pass
-        wholes.append(time.perf_counter() - began)
-        shares.append(first / wholes[-1])
+        whole = time.perf_counter() - began
+        if number:
+            wholes.append(whole)
+            shares.append(first / whole)
     return Chapter(
         f"Export of {_rows(store)} as CSV",
         [
             middle("rows per second", [store.rows / whole for whole in wholes], "rows/s"),
-            middle("first bytes / whole", shares, "", at_most=0.05),
+            *share(),
         ],
+        fails_when="all rows are read before the first is written: 0.49 of the whole time",
     )
 
 
@@ -288,24 +330,29 @@ _NAMES = text("SELECT platform, handle FROM dim_account WHERE platform = ANY(:pl
 
 def _writes(store: Store) -> Chapter:
     """Compare a new day of all accounts, with what follows from it, with a COPY of another into the same table."""
-    ratios, rates = [], []
-    for number in range(1, 2 * WRITES + 3, 2):
-        bare = _copied(store, _day(LAST + timedelta(days=number), store.accounts))
-        day = _day(LAST + timedelta(days=number + 1), store.accounts)
+    shares, rates = list[float](), list[float]()
+
+    def share() -> list[Line]:
+        return [middle("its rows per second / those of a plain COPY", shares, "", at_least=0.4)]
+
+    for number in WRITES.until_steady(share):
+        bare = _copied(store, _day(LAST + timedelta(days=2 * number + 1), store.accounts))
+        day = _day(LAST + timedelta(days=2 * number + 2), store.accounts)
         began = time.perf_counter()
         with transaction(store.engine) as conn:
             done = bulk.upsert_snapshots(conn, day)
         took = time.perf_counter() - began
         assert done.inserted == store.accounts
-        if number > 1:  # the first warms up
-            ratios.append(bare / took)
+        if number:
+            shares.append(bare / took)
             rates.append(store.accounts / took)
     return Chapter(
         f"{store.accounts:,} new snapshots beside {_rows(store)}",
         [
             middle("upsert with newest numbers and counts", rates, "rows/s"),
-            middle("its rows per second / those of a plain COPY", ratios, "", at_least=0.4),
+            *share(),
         ],
+        fails_when="accounts are looked up and days counted one by one: 0.32 of a COPY",
     )
 
 
@@ -340,19 +387,22 @@ _COPY = """
 
 
 def _timed(
-    asks: Mapping[str, Callable[[], object]], *, rounds: int = ROUNDS, calls: int = 1
-) -> dict[str, list[float]]:
-    """Return the seconds of a call, per round: `calls` of each at a time, in a new order each round."""
-    names, found = list(asks), {name: [] for name in asks}
-    for ask in asks.values():
-        ask()  # warm
-    for _ in range(rounds):
+    asks: Mapping[str, Callable[[], object]],
+    ratios: Callable[[Seconds], Sequence[Line]],
+    *,
+    rounds: Rounds | None = None,
+    calls: int = 1,
+) -> Seconds:
+    """Return the seconds of a call, per round until the ratios are steady: `calls` of each at a time, in a new order."""
+    names, found = list(asks), {name: list[float]() for name in asks}
+    for number in (rounds or ROUNDS).until_steady(lambda: ratios(found)):
         random.shuffle(names)
         for name in names:
             began = time.perf_counter()
             for _ in range(calls):
                 asks[name]()
-            found[name].append((time.perf_counter() - began) / calls)
+            if number:
+                found[name].append((time.perf_counter() - began) / calls)
     return found
 
 

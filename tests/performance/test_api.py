@@ -5,11 +5,12 @@ import shutil
 import pytest
 
 from tests.performance import api, served
+from tests.performance.rounds import Rounds
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason=served.HOW_TO_GET_WRK)
 def test_a_small_api_goes_through_every_chapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = api.Size(accounts=200, days=2, rounds=1, seconds=1, zipf_s=1, requests=500, export_days=2)
+    small = api.Size(accounts=200, days=2, rounds=Rounds(1, 1), seconds=1, zipf_s=1, requests=500, export_days=2)
     monkeypatch.setattr(api, "QUICK", small)
 
     chapters = list(api.run(quick=True))

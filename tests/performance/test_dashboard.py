@@ -8,11 +8,12 @@ import pytest
 from tests.browser import chromium
 from tests.performance import dashboard
 from tests.performance.report import Chapter, Line, missed
+from tests.performance.rounds import Rounds
 
 
 @pytest.mark.skipif(chromium.chromium() is None, reason=chromium.HOW_TO_GET_IT)
 def test_a_small_dashboard_goes_through_every_chapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = dashboard.Size(accounts=400, days=5, rounds=1, requests=20, visits=1, draws=1, lighthouse=1)
+    small = dashboard.Size(accounts=400, days=5, rounds=Rounds(1, 1), requests=20, visits=1, draws=1, lighthouse=1)
     monkeypatch.setattr(dashboard, "QUICK", small)
     monkeypatch.setattr(dashboard, "lighthouse", lambda: "it is left out here")
 

@@ -3,13 +3,14 @@
 import pytest
 
 from tests.performance import counted, db
+from tests.performance.rounds import Rounds
 
 
 def test_a_small_history_goes_through_every_chapter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(db, "QUICK", db.Size(60, (5, 10, 40)))
     monkeypatch.setattr(db, "SERVER", {"fsync": "off"})
-    for name in ("ROUNDS", "WRITES", "EXPORTS"):
-        monkeypatch.setattr(db, name, 1)
+    for name in ("ROUNDS", "WRITES", "EXPORTS", "COUNTS"):
+        monkeypatch.setattr(db, name, Rounds(1, 1))
     monkeypatch.setattr(counted, "ROUNDS", 1)
     monkeypatch.setattr(counted, "PAIRS", 10)
 

@@ -9,7 +9,8 @@ from random import Random
 import msgspec
 import pytest
 
-from tests.performance.load import checks, facts, page, phases
+from tests.performance import facts
+from tests.performance.load import checks, page, phases
 from tests.performance.load.checks import Blow, Stale, Verdict
 from tests.performance.load.generator import Client, Failure, Offered, Order, Second, Times
 from tests.performance.load.ledger import Kept, Told, numbers

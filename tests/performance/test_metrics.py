@@ -3,10 +3,20 @@
 import pytest
 
 from tests.performance import metrics
+from tests.performance.rounds import Rounds
 
 
 def test_every_chapter_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"MESSAGES": 60, "ROUNDS": 1, "STREAM_S": 1, "REQUESTS_COUNTED": 200, "READS": 5, "ASKED": 5, "DAYS": 2}
+    small = {
+        "MESSAGES": 60,
+        "ROUNDS": Rounds(1, 1),
+        "ROUNDS_OF_A_MONTH": 1,
+        "STREAM_S": 1,
+        "REQUESTS_COUNTED": 200,
+        "READS": 5,
+        "ASKED": 5,
+        "DAYS": 2,
+    }
     for name, value in small.items():
         monkeypatch.setattr(metrics, name, value)
 

@@ -13,7 +13,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from tests.performance.load import facts, page, phases, soak
+from tests.performance import facts
+from tests.performance.load import page, phases, soak
 from tests.performance.load.generator import MOST_REQUESTS
 from tests.performance.load.phases import Load
 from tests.performance.load.soak import Soak

@@ -1,21 +1,18 @@
-"""The reports as pages that need nothing else: no server, no network, light and dark."""
+"""The reports of a load and of a soak as pages."""
 
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from html import escape
-from pathlib import Path
 
-from tests.performance.load import charts
-from tests.performance.load.charts import Chart, Line, Mark
+from tests.performance import charts, page
+from tests.performance.charts import Chart, Line, Mark
+from tests.performance.facts import Facts
 from tests.performance.load.checks import KEEPERS, Blow, clock, kind_of
-from tests.performance.load.facts import Facts
 from tests.performance.load.generator import Second
 from tests.performance.load.phases import Load, hit_rate_pct
 from tests.performance.load.site import Sample
 from tests.performance.load.soak import Soak
 
-_HERE = Path(__file__).parent
 _LEVELS = ("l1", "l2", "stale", "miss")
 
 
@@ -28,9 +25,9 @@ def of_load(load: Load, facts: Facts) -> str:
         )
         for number, one in enumerate(load.phases)
     ]
-    return _page(
+    return page.whole(
         "Load",
-        _verdict(not load.missed, "everything held" if not load.missed else "not everything held"),
+        page.verdict(not load.missed, "everything held" if not load.missed else "not everything held"),
         f"{sum(load.accounts.values()):,} accounts, {load.rate:g} requests a second, seed {load.seed}",
         load.began_at,
         facts,
@@ -55,9 +52,9 @@ def of_soak(soak: Soak, facts: Facts) -> str:
     seconds = soak.offered.seconds
     marks = _blows(soak.blows, soak.began_at)
     is_met = all(verdict.is_met is not False for verdict in soak.verdicts)
-    return _page(
+    return page.whole(
         "Soak",
-        _verdict(is_met, "every promise held" if is_met else "a promise didn't hold"),
+        page.verdict(is_met, "every promise held" if is_met else "a promise didn't hold"),
         f"{soak.minutes:g} minutes, {sum(soak.accounts.values()):,} accounts, {soak.rate:g} requests a second, seed {soak.seed}",
         soak.began_at,
         facts,
@@ -72,7 +69,7 @@ def of_soak(soak: Soak, facts: Facts) -> str:
             "<h2>Memory</h2>",
             f'<div class="several">{"".join(map(charts.draw, _memory(soak.samples, soak.began_at)))}</div>',
             "<h2>What was done</h2>",
-            _table(
+            page.table(
                 ["after", "", "", "back after"],
                 [[clock(blow.at - soak.began_at), blow.name, blow.struck, _back(blow)] for blow in soak.blows],
                 numbers=(3,),
@@ -81,34 +78,9 @@ def of_soak(soak: Soak, facts: Facts) -> str:
     )
 
 
-def _page(title: str, verdict: str, said: str, began_at: float, facts: Facts, parts: Sequence[str]) -> str:
-    day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began_at))
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Rollcall: {title}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{(_HERE / 'page.css').read_text()}</style></head><body><main>"
-        f'<h1>{title} {verdict}</h1><p class="soft">{escape(said)} · {day}<br>{escape(facts.line)}</p>'
-        f"{''.join(parts)}</main><script>{(_HERE / 'page.js').read_text()}</script></body></html>\n"
-    )
-
-
-def _verdict(is_met: bool | None, said: str = "") -> str:
-    kind, usual = {True: ("yes", "held"), False: ("no", "broken"), None: ("open", "not judged")}[is_met]
-    return f'<span class="verdict {kind}">{escape(said or usual)}</span>'
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    def cell(tag: str, place: int, text: str) -> str:
-        return f"<{tag}{' class=number' if place in numbers else ''}>{escape(text)}</{tag}>"
-
-    head = "".join(cell("th", *one) for one in enumerate(heads))
-    body = "".join(f"<tr>{''.join(cell('td', *one) for one in enumerate(row))}</tr>" for row in rows)
-    return f'<div class="card"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def _verdicts(soak: Soak) -> str:
     rows = "".join(
-        f"<tr><td>{_verdict(one.is_met)}</td><td>{escape(one.name)}</td><td>{escape(one.said)}"
+        f"<tr><td>{page.verdict(one.is_met)}</td><td>{escape(one.name)}</td><td>{escape(one.said)}"
         + "".join(f'<span class="reason">{escape(reason)}</span>' for reason in one.reasons)
         + "</td></tr>"
         for one in soak.verdicts
@@ -132,7 +104,7 @@ def _phases(load: Load) -> str:
         for t in [phase.offered.times]
     ]
     note = "Milliseconds count from the moment that a request was to leave. What was sent late (p99) is the client's doing, and stands in every time."
-    return _table(heads, rows, numbers=range(1, len(heads))) + f'<p class="soft">{note}</p>'
+    return page.table(heads, rows, numbers=range(1, len(heads))) + f'<p class="soft">{note}</p>'
 
 
 def _knee(load: Load) -> str:
@@ -163,13 +135,13 @@ def _knee(load: Load) -> str:
         ]
         for step in steps
     ]
-    return f"<p>{escape(said)}</p>" + charts.draw(chart) + _table(heads, rows, numbers=range(6))
+    return f"<p>{escape(said)}</p>" + charts.draw(chart) + page.table(heads, rows, numbers=range(6))
 
 
 def _cores(load: Load) -> str:
     kinds = sorted({kind for phase in load.phases for kind in phase.cores})
     rows = [[phase.name, *(f"{phase.cores.get(kind, 0):.2f}" for kind in kinds)] for phase in load.phases]
-    return _table(["cores", *kinds], rows, numbers=range(1, len(kinds) + 1))
+    return page.table(["cores", *kinds], rows, numbers=range(1, len(kinds) + 1))
 
 
 def _latency(seconds: Sequence[Second], began_at: float, marks: Sequence[Mark]) -> Chart:

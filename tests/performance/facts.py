@@ -1,4 +1,4 @@
-"""What machine a load ran on, and how busy it was with other things before."""
+"""What machine something was measured on, and how busy it was with other things before."""
 
 import os
 import platform

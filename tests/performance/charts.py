@@ -1,4 +1,4 @@
-"""Lines over time as SVG, in the colours of the page around them; each carries its numbers for whoever points at it."""
+"""Lines over time or size as SVG, in the colours of the page around them; each carries its numbers for whoever points at it."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,10 @@ from msgspec import Struct
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 26, 26
 # As many points as a picture can show.
 _MOST_POINTS = 900
+# So few that each can be seen.
+_MOST_DOTS = 12
+# Of two numbers below a picture.
+_LEAST_APART = 40
 
 
 # Over a longer time without a point, nothing is drawn: nobody looked.
@@ -17,12 +21,16 @@ GAP_S = 6.0
 
 
 class Line(Struct, frozen=True):
-    """One line: points from left to right, None where nothing is known. `colour` is one of the page's, from 1 to 8."""
+    """One line: points from left to right, None where nothing is known. `colour` is one of the page's, from 1 to 8.
+
+    One without a name isn't told of. `is_dashed`: reckoned, not measured; the points of others are shown where few.
+    """
 
     name: str
     points: Sequence[tuple[float, float | None]]
     colour: int
     is_bar: bool = False
+    is_dashed: bool = False
 
 
 class Mark(Struct, frozen=True):
@@ -36,13 +44,17 @@ class Mark(Struct, frozen=True):
 
 
 class Chart(Struct, frozen=True):
-    """Lines over the same x. `is_log`: in powers of ten, for what differs by more than a picture can show otherwise."""
+    """Lines over the same x. `is_log`: in powers of ten, for what differs by more than a picture can show otherwise.
+
+    `is_log_x`: so is x.
+    """
 
     title: str
     unit: str
     lines: Sequence[Line]
     marks: Sequence[Mark] = ()
     is_log: bool = False
+    is_log_x: bool = False
     is_time: bool = True
     x_unit: str = ""
     width: int = 940
@@ -67,7 +79,7 @@ def draw(chart: Chart) -> str:
     names = (
         ""
         if not chart.has_names
-        else "".join(f'<span><i class="s{line.colour}"></i>{escape(line.name)}</span>' for line in shown)
+        else "".join(f'<span><i class="s{line.colour}"></i>{escape(line.name)}</span>' for line in shown if line.name)
     )
     data = escape(
         msgspec.json.encode(
@@ -78,7 +90,10 @@ def draw(chart: Chart) -> str:
                 "left": _LEFT,
                 "right": chart.width - _RIGHT,
                 "xUnit": chart.x_unit,
-                "lines": [{"name": line.name, "points": [(x, y) for x, y in line.points]} for line in shown],
+                "logX": chart.is_log_x,
+                "lines": [
+                    {"name": line.name, "points": [(x, y) for x, y in line.points]} for line in shown if line.name
+                ],
             }
         ).decode()
     )
@@ -109,7 +124,12 @@ class _Scale:
 
     def x(self, value: float) -> float:
         room = self._chart.width - _LEFT - _RIGHT
-        return round(_LEFT + (min(max(value, self.x0), self.x1) - self.x0) / (self.x1 - self.x0) * room, 1)
+        value = min(max(value, self.x0), self.x1)
+        if self._chart.is_log_x:
+            part = math.log(value / self.x0) / math.log(self.x1 / self.x0)
+        else:
+            part = (value - self.x0) / (self.x1 - self.x0)
+        return round(_LEFT + part * room, 1)
 
     def y(self, value: float) -> float:
         room = self._chart.height - _TOP - _BOTTOM
@@ -130,6 +150,20 @@ def _grid(chart: Chart, scale: _Scale) -> Iterator[str]:
         y = scale.y(tick)
         yield f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>'
         yield f'<text class="tick" x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{_short(tick)}</text>'
+    for at in _x_ticks(chart, scale):
+        text = f"{int(at // 60)}:{int(at % 60):02}" if chart.is_time else _short(at)
+        yield f'<text class="tick" x="{scale.x(at)}" y="{foot + 18}" text-anchor="middle">{text}</text>'
+
+
+def _x_ticks(chart: Chart, scale: _Scale) -> Iterator[float]:
+    if chart.is_log_x:
+        # Where something was measured; what would lie on another's number is left out.
+        last = -math.inf
+        for at in sorted({x for line in chart.lines if not line.is_dashed for x, _ in line.points}):
+            if scale.x(at) - last >= _LEAST_APART:
+                last = scale.x(at)
+                yield at
+        return
     span = scale.x1 - scale.x0
     step = (
         next((s for s in (5, 10, 15, 30, 60, 120, 300, 600, 1200) if span / s <= 10), 3600)
@@ -138,8 +172,7 @@ def _grid(chart: Chart, scale: _Scale) -> Iterator[str]:
     )
     at = math.ceil(scale.x0 / step) * step
     while at <= scale.x1:
-        text = f"{int(at // 60)}:{int(at % 60):02}" if chart.is_time else _short(at)
-        yield f'<text class="tick" x="{scale.x(at)}" y="{foot + 18}" text-anchor="middle">{text}</text>'
+        yield at
         at += step
 
 
@@ -159,7 +192,7 @@ def _path(line: Line, scale: _Scale, *, is_time: bool) -> str:
         foot = scale.y(10.0**scale.y0 if scale._chart.is_log else 0)
         bars = "".join(f"M{scale.x(x)} {foot}V{scale.y(y)}" for x, y in line.points if y)
         return f'<path class="line bar s{line.colour}" d="{bars}"/>'
-    drawn, pen, before = [], "M", 0.0
+    drawn, dots, pen, before = [], [], "M", 0.0
     for x, y in line.points:
         if y is None or (is_time and x - before > GAP_S):
             pen = "M"
@@ -167,8 +200,10 @@ def _path(line: Line, scale: _Scale, *, is_time: bool) -> str:
         if y is None:
             continue
         drawn.append(f"{pen}{scale.x(x)} {scale.y(y)}")
+        dots.append(f'<circle class="dot s{line.colour}" cx="{scale.x(x)}" cy="{scale.y(y)}" r="3.5"/>')
         pen = "L"
-    return f'<path class="line s{line.colour}" d="{"".join(drawn)}"/>'
+    path = f'<path class="line{" dashed" if line.is_dashed else ""} s{line.colour}" d="{"".join(drawn)}"/>'
+    return path if line.is_dashed or len(dots) > _MOST_DOTS else path + "".join(dots)
 
 
 def _thinned(points: Sequence[tuple[float, float | None]], keeps_all: bool) -> Sequence[tuple[float, float | None]]:
