@@ -143,7 +143,9 @@ def _asks(one: Machine, size: Size, today: date) -> Iterator[Asked]:
         "the grid's page of a year ago", get(f"/api/grid?to={year[0]}"), [(year[0] - day, year[0])], is_page=True
     )
     yield Asked("the grid as people see it", get("/grid"), [since(30)])
-    yield Asked("totals, and their change in a year", get(f"/api/totals?{between}"), [counting(year[0]), counting(today)])
+    yield Asked(
+        "totals, and their change in a year", get(f"/api/totals?{between}"), [counting(year[0]), counting(today)]
+    )
     # Of the days that are over the totals are kept.
     yield Asked(
         "a year's totals, day by day",
@@ -219,7 +221,12 @@ def _large(one: Machine, size: Size, days: Sequence[date]) -> str:
                 _restore(
                     cursor,
                     "relation",
-                    {"relname": name, "relpages": pages * factor, "reltuples": rows * factor, "relallvisible": visible * factor},
+                    {
+                        "relname": name,
+                        "relpages": pages * factor,
+                        "reltuples": rows * factor,
+                        "relallvisible": visible * factor,
+                    },
                 )
             for column in columns:
                 _restore(cursor, "attribute", _grown(column, size) if column["relname"] in scaled else column)
@@ -243,9 +250,9 @@ _COLUMNS = """
 _SIZE = f"""
     SELECT reltuples, (SELECT count(*) FROM pg_inherits WHERE inhparent = pg_class.oid)
     FROM pg_class WHERE relname = '{_FACTS}'
-"""  # noqa: S608  # a constant
+"""
 # Made ahead, or for what no other holds.
-_EMPTY = f"SELECT relname FROM pg_class JOIN pg_inherits ON inhrelid = oid WHERE inhparent = '{_FACTS}'::regclass AND relpages = 0"  # noqa: S608
+_EMPTY = f"SELECT relname FROM pg_class JOIN pg_inherits ON inhrelid = oid WHERE inhparent = '{_FACTS}'::regclass AND relpages = 0"
 # Others are texts.
 _TYPES = {
     "inherited": "boolean",
@@ -273,7 +280,7 @@ def _grown(column: Mapping[str, Any], size: Size) -> Mapping[str, Any]:
 def _restore(cursor: Any, what: str, values: Mapping[str, Any]) -> None:
     given = {"schemaname": "public", **{name: value for name, value in values.items() if value is not None}}
     pairs = ", ".join(f"'{name}', CAST(%({name})s AS {_TYPES.get(name, 'text')})" for name in given)
-    cursor.execute(f"SELECT pg_restore_{what}_stats({pairs})", given)  # noqa: S608  # names of its parameters
+    cursor.execute(f"SELECT pg_restore_{what}_stats({pairs})", given)
     assert cursor.fetchone() == (True,), f"PostgreSQL takes no statistics of {values}"
 
 

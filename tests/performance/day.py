@@ -108,7 +108,9 @@ class Clockwork:
 
     def opens_in_s(self, pairs: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], float]:
         opens = {
-            (task_name(*call), label): max(0.0, at - self.now_s) for call, slots in self._slots.items() for at, label in slots
+            (task_name(*call), label): max(0.0, at - self.now_s)
+            for call, slots in self._slots.items()
+            for at, label in slots
         }
         return {pair: opens.get(pair, 0.0) for pair in pairs}
 
@@ -120,7 +122,9 @@ class Clockwork:
     def due(self, _conn: object, calls: Collection[Call], *, now: datetime) -> dict[Call, tuple[DueLane, ...]]:
         return {call: ("core",) for call in calls if self.due_accounts[call]}
 
-    def claim_due(self, _conn: object, *, platform: str, kind: Kind, batch: int, job_ids: Sequence[str], **_: Any) -> list[Job]:
+    def claim_due(
+        self, _conn: object, *, platform: str, kind: Kind, batch: int, job_ids: Sequence[str], **_: Any
+    ) -> list[Job]:
         jobs = []
         for job_id in job_ids:
             if not self.due_accounts[platform, kind]:
