@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.performance import api, dashboard, db, growth, metrics, pipeline
+from tests.performance import api, dashboard, db, growth, metrics, pipeline, promises
 from tests.performance.report import Chapter, missed, show, write_json
 
 AREAS: dict[str, Callable[[argparse.Namespace], Iterator[Chapter]]] = {
@@ -18,6 +18,7 @@ AREAS: dict[str, Callable[[argparse.Namespace], Iterator[Chapter]]] = {
     "dashboard": lambda options: dashboard.run(quick=options.quick),
     "metrics": lambda options: metrics.run(),
     "growth": lambda options: growth.run(quick=options.quick),
+    "promises": lambda options: promises.run(quick=options.quick),
 }
 
 
