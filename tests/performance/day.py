@@ -221,7 +221,7 @@ def run(accounts: int = ACCOUNTS) -> Chapter:
     if fewer:
         lacking = sweep(_with(fewer), _due([one for one in grown if one.platform in fewer]))
         lines += [
-            Line(f"{name}, {fewer[name]} sets instead: left by the day", swept.left, "accounts", at_least=1)
+            Line(f"{name}, one set less: left by the day", swept.left, "accounts", at_least=1)
             for name, swept in lacking.items()
         ]
     return Chapter(f"A day of {accounts:,} accounts, all due at midnight, in simulated time", lines)
