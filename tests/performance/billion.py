@@ -102,7 +102,11 @@ def run(one: Machine, size: Size) -> Chapter:
         plans = [_plan(api, asked, there, here) for asked in _asks(one, size, today)]
         here.execute(_SIZE)
         rows, number = here.fetchone()
-    return Chapter(f"{rows / 1e9:.2f} billion snapshots in {number} partitions, as planned", [*_lines(plans)])
+    return Chapter(
+        f"{rows / 1e9:.2f} billion snapshots in {number} partitions, as planned",
+        [*_lines(plans)],
+        "a page of the grid is joined with its snapshots: it reads all days of its accounts, in 33 partitions",
+    )
 
 
 def _by_month(engine: Engine, days: Sequence[date]) -> None:

@@ -224,7 +224,11 @@ def run(accounts: int = ACCOUNTS) -> Chapter:
             Line(f"{name}, one set less: left by the day", swept.left, "accounts", at_least=1)
             for name, swept in lacking.items()
         ]
-    return Chapter(f"A day of {accounts:,} accounts, all due at midnight, in simulated time", lines)
+    return Chapter(
+        f"A day of {accounts:,} accounts, all due at midnight, in simulated time",
+        lines,
+        "the planner keeps a second's allowance queued (PLAN_AHEAD_S): Facebook, Instagram and LinkedIn take twice their time",
+    )
 
 
 def _lines(estimated: Demand, found: Swept) -> Iterator[Line]:

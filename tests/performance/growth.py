@@ -42,6 +42,8 @@ from tests.serving import InProcess, in_process
 PAGE = 50
 # As many at each size: pages offer them all to choose from.
 ORGANISATIONS = 50
+# What takes a moment is asked so many times as often: on a busy machine few moments are its own.
+MORE = 5
 FLAT = 0.15
 # What counts every account may cost in proportion to them, and a little more: an index is a little deeper.
 LINEAR = 1.1
@@ -148,8 +150,8 @@ class Measured:
         at = f"{points[0][0]:,.0f} → {points[-1][0]:,.0f}: {_short(costs[0])} → {_short(costs[-1])} {unit}"
         self.lines.append(Line(f"{name}, {at}", exponent, "exponent", at_most=most))
 
-    def chapter(self, title: str) -> Chapter:
-        return Chapter(title, self.lines, growth=self.growth)
+    def chapter(self, title: str, fails_when: str) -> Chapter:
+        return Chapter(title, self.lines, fails_when, self.growth)
 
 
 def fitted(points: Sequence[tuple[float, float]]) -> float:
@@ -191,7 +193,7 @@ def reads_by_accounts(machines: Machines, size: Size) -> Chapter:
         conns = {count: open_.enter_context(reading(one.engine)) for count, one in machines.items()}
         for name, ask in _FLAT.items():
             asks = {count: _ms(ask, conn, count, size.days) for count, conn in conns.items()}
-            measured.add(name, _least(asks, size.rounds), "ms", FLAT)
+            measured.add(name, _least(asks, size.rounds * MORE), "ms", FLAT)
         for name, ask in _COUNTING.items():
             asks = {count: _ms(ask, conn, count, size.days) for count, conn in conns.items()}
             measured.add(name, _least(asks, size.rounds // 2), "ms", LINEAR)
@@ -199,7 +201,10 @@ def reads_by_accounts(machines: Machines, size: Size) -> Chapter:
     measured.add("a look for alerts", _least(looks, size.rounds // 2), "ms", LINEAR)
     reports = {count: _ms(_report, one) for count, one in machines.items()}
     measured.add("a weekly report's numbers", _least(reports, size.rounds // 4), "ms", LINEAR)
-    return measured.chapter(f"Reads by the number of accounts, {size.days} days each")
+    return measured.chapter(
+        f"Reads by the number of accounts, {size.days} days each",
+        "the snapshots' two indexes are dropped: a page of the grid and all days of one account grow with the accounts",
+    )
 
 
 def _clock() -> Clock:
@@ -296,8 +301,11 @@ def reads_by_days(machines: Machines, size: Size) -> Chapter:
         conns = {days: open_.enter_context(reading(one.engine)) for days, one in machines.items()}
         for name, ask in _BY_DAYS.items():
             asks = {days: _ms(ask, conn, size.history_accounts, days) for days, conn in conns.items()}
-            measured.add(name, _least(asks, size.rounds), "ms", FLAT)
-    return measured.chapter(f"Reads by the number of days, {size.history_accounts:,} accounts")
+            measured.add(name, _least(asks, size.rounds * MORE), "ms", FLAT)
+    return measured.chapter(
+        f"Reads by the number of days, {size.history_accounts:,} accounts",
+        "the snapshots' two indexes are dropped: grid 1.03, a week of one account 0.58, totals 1.09",
+    )
 
 
 def answers_by_accounts(machines: Machines, size: Size) -> Chapter:
@@ -316,7 +324,10 @@ def answers_by_accounts(machines: Machines, size: Size) -> Chapter:
                 "kB",
                 FLAT,
             )
-    return measured.chapter(f"Answers and pages made by the API, by the number of accounts, {size.days} days each")
+    return measured.chapter(
+        f"Answers and pages made by the API, by the number of accounts, {size.days} days each",
+        "the snapshots' two indexes are dropped: an account's history and page grow with the accounts",
+    )
 
 
 # How much they may grow; how long a list is stands on its first page, which counts.
@@ -374,7 +385,10 @@ def planning(machines: Machines, size: Size) -> Chapter:
     for name, work in (("claiming a call of 100 accounts", _claimed_ms), ("saving a job of 100", _saved_ms)):
         asks = {count: partial(work, one.engine) for count, one in machines.items()}
         measured.add(name, _least(asks, size.rounds), "ms", FLAT)
-    return measured.chapter("The pipeline, by the number of accounts due")
+    return measured.chapter(
+        "The pipeline, by the number of accounts due",
+        "the indexes of what is due are dropped: a tick 0.89, claiming 0.63, saving 0.87",
+    )
 
 
 def _claimed_ms(engine: Engine) -> float:
@@ -403,18 +417,29 @@ def _saved_ms(engine: Engine) -> float:
 
 
 def sweeps(one: Machine, size: Size) -> Chapter:
-    """Read ever more accounts in a sweep, and add up the CPU of all processes that it takes."""
+    """Read lists of ever more accounts in a sweep each, and add up the CPU of all processes that it takes."""
     one.environ |= UNLIMITED
-    load_due(one.engine, max(size.swept), now=datetime.now(UTC), posts_due=False)
-    with transaction(one.engine) as conn:  # nothing is due before a sweep begins
-        conn.execute(text("UPDATE scrape_state SET next_due_at = now() + interval '1 day' WHERE subject = 'profile'"))
     fleet = Fleet(one, 1)
-    fleet.sweep(max(size.swept), BATCH)  # each is read for the first time
-    found = {count: list[float]() for count in size.swept}
-    for _ in range(size.sweeps):
-        for count in size.swept:
-            cpu_s = fleet.sweep(count, BATCH).cpu_s
-            found[count].append(sum(spent for name, spent in cpu_s.items() if ":" not in name))
+    points = []
+    for count in size.swept:
+        _list_afresh(one.engine, count)
+        fleet.sweep(count, BATCH)  # each is read for the first time
+        spent = [fleet.sweep(count, BATCH).cpu_s for _ in range(size.sweeps)]
+        points.append((float(count), min(_sum(of) for of in spent)))
     measured = Measured()
-    measured.add("CPU of a sweep", [(count, min(spent)) for count, spent in found.items()], "s", LINEAR)
-    return measured.chapter(f"A sweep in batches of {BATCH}, by the number of accounts")
+    measured.add("CPU of a sweep of all", points, "s", LINEAR)
+    return measured.chapter(f"A sweep in batches of {BATCH}, by the number of accounts", "")
+
+
+def _list_afresh(engine: Engine, count: int) -> None:
+    """List so many accounts instead of those that there are; nothing is due before a sweep begins."""
+    with transaction(engine) as conn:
+        conn.execute(text("TRUNCATE dim_account, scrape_job RESTART IDENTITY CASCADE"))
+    load_due(engine, count, now=datetime.now(UTC), posts_due=False)
+    with transaction(engine) as conn:
+        conn.execute(text("UPDATE scrape_state SET next_due_at = now() + interval '1 day' WHERE subject = 'profile'"))
+
+
+def _sum(cpu_s: Mapping[str, float]) -> float:
+    """Return what the processes took; their stages are parts of that."""
+    return sum(spent for name, spent in cpu_s.items() if ":" not in name)
