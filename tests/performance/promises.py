@@ -93,27 +93,38 @@ def _answers(one: Machine, size: Size) -> Chapter:
     kept = [paths[0] for paths in fresh.values()]
     connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
     for path in kept * 2:
-        _asked_ms(connection, path)
-    hits = [_asked_ms(connection, kept[number % len(kept)], "l1") for number in range(size.hits)]
+        _asked(connection, path)
+    hits: list[float] = []
+    while len(hits) < size.hits:
+        level, took_ms = _asked(connection, kept[len(hits) % len(kept)])
+        hits += [took_ms] if level in _KEPT else []  # what is kept is so for some seconds: it is made anew then
     rest = [path for paths in fresh.values() for path in paths[1 : size.misses + 1]]
-    misses = [_asked_ms(connection, path, "miss") for path in random.sample(rest, len(rest))]
+    misses = []
+    for path in random.sample(rest, len(rest)):
+        level, took_ms = _asked(connection, path)
+        assert level not in _KEPT, f"{path} was meant to be made"
+        misses.append(took_ms)
     connection.close()
     one.end(server.process)
     return Chapter(
         f"Answers, {size.accounts:,} accounts with {size.days} days",
         [*_promise("cached, under 200 ms", 200, hits), *_promise("uncached, under 1 s", 1_000, misses)],
+        "60 ms are slept before a kept answer is given, 600 ms before an account's days are read",
     )
 
 
-def _asked_ms(connection: HTTPConnection, path: str, level: str | None = None) -> float:
+_KEPT = ("l1", "l2", "stale")
+
+
+def _asked(connection: HTTPConnection, path: str) -> tuple[str | None, float]:
+    """Return who had the answer, and the milliseconds until its last byte."""
     began = time.perf_counter()
     connection.request("GET", path, headers={"Accept-Encoding": "zstd"})
     answer = connection.getresponse()
     answer.read()
     took_ms = (time.perf_counter() - began) * 1_000
     assert answer.status == 200, f"{path}: {answer.status}"
-    assert level in (None, answer.headers["X-Cache"]), f"{path} was meant to be {level}: {answer.headers['X-Cache']}"
-    return took_ms
+    return answer.headers["X-Cache"], took_ms
 
 
 def _fresh(one: Machine, size: Size) -> dict[str, list[str]]:
@@ -146,7 +157,11 @@ def _queries(one: Machine, size: Size) -> Chapter:
         for paths in _fresh(one, size).values():
             for path in paths[size.misses + 1 :]:
                 assert asked.get(path).status_code == 200, path
-    return Chapter("Queries of answers made", _promise("queries, under 100 ms", 100, found))
+    return Chapter(
+        "Queries of answers made",
+        _promise("queries, under 100 ms", 100, found),
+        "an account's days are read 600 ms late",
+    )
 
 
 @contextmanager
@@ -189,7 +204,11 @@ def _readings(one: Machine, size: Size) -> Chapter:
     one.end(server.process)
     one.end(worker.process)
     # The first one waits for connections, too.
-    return Chapter("An account is read", _promise("asked for until the API shows it, under 30 s", 30_000, times[1:]))
+    return Chapter(
+        "An account is read",
+        _promise("asked for until the API shows it, under 30 s", 30_000, times[1:]),
+        "a worker sleeps for 4 s before a job",
+    )
 
 
 def _read_at(server: Served, handle: str) -> datetime:
@@ -223,5 +242,5 @@ def _paints(one: Machine, size: Size) -> Chapter:
 def _paint_ms(browser: Browser, server: Served, path: str) -> float:
     with browser.new_context(viewport=PHONE, base_url=f"http://127.0.0.1:{server.port}") as context:
         page = context.new_page()
-        page.goto(path)
+        page.goto(path, timeout=120_000)
         return float(page.evaluate(_FIRST_PAINT))

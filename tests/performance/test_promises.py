@@ -14,7 +14,7 @@ PAGE = HERE.parent.parent / "docs" / "performance.md"
 
 @pytest.mark.skipif(chromium.chromium() is None, reason=chromium.HOW_TO_GET_IT)
 def test_a_small_run_goes_through_every_promise(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = promises.Size(accounts=200, days=8, hits=20, misses=3, zipf_s=1, readings=2, visits=1)
+    small = promises.Size(accounts=200, days=8, hits=20, misses=3, zipf_s=3, readings=2, visits=1)
     monkeypatch.setattr(promises, "QUICK", small)
 
     chapters = list(promises.run(quick=True))
