@@ -175,32 +175,42 @@ def _passing(filters: Filters, few: Sequence[int] | None, *, after: ColumnElemen
 
 def _cells(found: FromClause, names: Sequence[str], order: Order) -> Select[Any]:
     """Return the query for these fields of the rows found, joined to those tables alone that they stand in."""
-    columns = {**_OF_ACCOUNT, **_NUMBERS, "account_key": found.c.account_key, "snapshot_date": found.c.snapshot_date}
-    columns["delta_1d"] = _believed(_gained(found))
+    own = _own(found)
+    numbers = {name: _believed(own, own.c[name]) for name in ("followers", "following", "posts", "engagement")}
+    numbers["delta_1d"] = _believed(own, _gained(found, own))
+    columns = {**_OF_ACCOUNT, **numbers, "account_key": found.c.account_key, "snapshot_date": found.c.snapshot_date}
     source = found
     if any(name in _OF_ACCOUNT for name in names):
         source = source.join(dim_account, dim_account.c.account_key == found.c.account_key)
-    if any(name in _NUMBERS or name == "delta_1d" for name in names):
-        its_own = (_FACT.account_key == found.c.account_key) & (_FACT.snapshot_date == found.c.snapshot_date)
-        source = source.join(fact_followers_snapshot, its_own)
+    if any(name in numbers for name in names):
+        source = source.join(own, true())
     return select(*(columns[name] for name in names)).select_from(source).order_by(*_in_order(found, found, order))
 
 
-def _gained(found: FromClause) -> ColumnElement[Any]:
+def _own(found: FromClause) -> FromClause:
+    """Return the snapshot of a row found, looked up by itself.
+
+    Joined, it was once looked for among all days of its account: of many partitions that seems to cost no more.
+    """
+    its_own = (_FACT.account_key == found.c.account_key) & (_FACT.snapshot_date == found.c.snapshot_date)
+    return select(fact_followers_snapshot).where(its_own).limit(literal_column("1")).lateral("own")
+
+
+def _gained(found: FromClause, own: FromClause) -> ColumnElement[Any]:
     return (
-        select(_FACT.followers - _BEFORE.c.followers)
+        select(own.c.followers - _BEFORE.c.followers)
         .where(
             _BEFORE.c.account_key == found.c.account_key,
             _BEFORE.c.snapshot_date == found.c.snapshot_date - literal_column("1"),
             _BEFORE.c.precision != HELD,
         )
-        .correlate(fact_followers_snapshot, found)
+        .correlate(own, found)
         .scalar_subquery()
     )
 
 
-def _believed(number: ColumnElement[Any]) -> ColumnElement[Any]:
-    return case((_FACT.precision != HELD, number))
+def _believed(own: FromClause, number: ColumnElement[Any]) -> ColumnElement[Any]:
+    return case((own.c.precision != HELD, number))
 
 
 _OF_ACCOUNT: dict[str, ColumnElement[Any]] = {
@@ -208,7 +218,6 @@ _OF_ACCOUNT: dict[str, ColumnElement[Any]] = {
     "handle": HANDLE,
     "org_name": dim_account.c.org_name,
 }
-_NUMBERS = {name: _believed(_FACT[name]) for name in ("followers", "following", "posts", "engagement")}
 
 
 def _of_day(filters: Filters, few: Sequence[int] | None, day: date) -> Select[Any]:

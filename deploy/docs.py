@@ -97,14 +97,18 @@ def _costs() -> Iterator[str]:
 
 
 def _grown(size: int) -> Scale:
+    return scaling.scale(scaling.grown(listed(), size), _published(), platforms.load())
+
+
+def listed() -> list[Alike]:
+    """Return the accounts of the shipped list, by platform."""
     known = platforms.load()
-    listed: Counter[str] = Counter()
+    found: Counter[str] = Counter()
     with _LIST.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             with suppress(addresses.Unclear):  # a person's profile, which the import rejects
-                listed[addresses.of_url(row["url"], known).platform] += 1
-    mixed = [Alike(name, "profiles", "", None, count) for name, count in sorted(listed.items())]
-    return scaling.scale(scaling.grown(mixed, size), _published(), known)
+                found[addresses.of_url(row["url"], known).platform] += 1
+    return [Alike(name, "profiles", "", None, count) for name, count in sorted(found.items())]
 
 
 def _published() -> Settings:

@@ -13,7 +13,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.performance import api, baseline, bench_page, dashboard, db, facts, metrics, pipeline, ratios, units
+from tests.performance import (
+    api,
+    baseline,
+    bench_page,
+    dashboard,
+    db,
+    facts,
+    growth,
+    metrics,
+    pipeline,
+    promises,
+    ratios,
+    units,
+)
 from tests.performance.machine import HERE
 from tests.performance.report import Chapter, missed, show, write_json
 
@@ -28,6 +41,8 @@ AREAS: dict[str, Callable[[argparse.Namespace], Iterator[Chapter]]] = {
     "dashboard": lambda options: dashboard.run(quick=options.quick),
     "metrics": lambda options: metrics.run(),
     "units": lambda options: units.run(quick=options.quick),
+    "growth": lambda options: growth.run(quick=options.quick),
+    "promises": lambda options: promises.run(quick=options.quick),
 }
 
 

@@ -78,7 +78,7 @@ def run(*, quick: bool = False) -> Iterator[Chapter]:
         )
         yield _hits(one, size)
         yield _misses(one, size)
-        yield _sweep(one, size)
+        yield sweep(one, size)
         yield _memory(one, size)
 
 
@@ -283,7 +283,7 @@ class _Pgbench:
         return " ".join((sql % (literals | {"after_key": ":key"})).split())
 
 
-def _sweep(one: Machine, size: Size) -> Chapter:
+def sweep(one: Machine, size: Size) -> Chapter:
     """Ask for accounts' answers by Zipf's law while a sweep changes a hundred accounts a second."""
     api = _api(one, "sweep")
     with reading(one.engine) as conn:

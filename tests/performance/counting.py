@@ -161,7 +161,7 @@ def _answers(engine: Engine, database_url: str, redis_url: str) -> Counts:
         api.get("/api/accounts/x/h8")
         heard.until_kept()  # Redis knows the scripts now
         for path in PATHS:
-            with _sent(api.engine) as statements:
+            with sent(api.engine) as statements:
                 made = api.get(path, Accept_Encoding="identity")
             assert made.status_code == 200, (path, made.text)
             found[f"{path}: statements"] = Count(len(statements), "statements")
@@ -389,7 +389,7 @@ class _Room:
         commits: list[None] = []
         event.listen(self._engine, "commit", note := lambda _conn: commits.append(None))
         self._heard.until_now()
-        with _sent(self._engine) as statements:
+        with sent(self._engine) as statements:
             work()
         commands = self._heard.until_now()
         event.remove(self._engine, "commit", note)
@@ -548,7 +548,7 @@ def _by_id(name: str, accounts: Sequence[Account], http: Client) -> list[Account
 
 
 @contextmanager
-def _sent(engine: Engine) -> Iterator[list[tuple[str, Any]]]:
+def sent(engine: Engine) -> Iterator[list[tuple[str, Any]]]:
     """Note what is sent to the database within the block, with the values."""
     found: list[tuple[str, Any]] = []
 
@@ -568,7 +568,7 @@ def _rows(engine: Engine, statements: Sequence[tuple[str, Any]]) -> int:
         with cursor.cursor() as plans:
             for sql, values in statements:
                 plans.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", values)
-                read += sum(map(_read, _nodes(json.loads(json.dumps(plans.fetchone()[0]))[0]["Plan"])))
+                read += sum(map(_read, nodes(json.loads(json.dumps(plans.fetchone()[0]))[0]["Plan"])))
     return round(read)
 
 
@@ -579,7 +579,8 @@ def _read(node: Mapping[str, Any]) -> float:
     return float((node["Actual Rows"] + removed) * node["Actual Loops"])
 
 
-def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield every step of a plan as `EXPLAIN (FORMAT JSON)` tells it."""
     yield plan
     for child in plan.get("Plans", ()):
-        yield from _nodes(child)
+        yield from nodes(child)

@@ -293,11 +293,11 @@ def _ticks() -> Chapter:
             with transaction(running.engine) as conn:
                 partitions.ensure(conn, today=datetime.now(UTC).date())
             found[count] = []
-            planners[count] = _planner(running)
+            planners[count] = planner_of(running)
         memory = []
         for _ in range(TICKS):
             for count, running in zip(DUE, (few, many), strict=True):
-                found[count].append(_tick_ms(running.engine, planners[count]))
+                found[count].append(tick_ms(running.engine, planners[count]))
             memory.append(many.redis.info("memory")["used_memory"] / MIB)
     warm = {count: ticks[TICKS // 4 :] for count, ticks in found.items()}
     few_ms, many_ms = (warm[count] for count in DUE)
@@ -319,13 +319,14 @@ def _ticks() -> Chapter:
     )
 
 
-def _planner(running: Machine) -> Planner:
+def planner_of(running: Machine) -> Planner:
+    """Return a planner in this process."""
     settings = running.settings()
     celery = make_celery(settings)
     return Planner(settings, running.engine, celery, Purger(celery, running.redis), Slots(running.redis))
 
 
-def _tick_ms(engine: Engine, planner: Planner) -> float:
+def tick_ms(engine: Engine, planner: Planner) -> float:
     """Return what a tick takes a second after the one before, the workers having done a second's work."""
     with transaction(engine) as conn:
         conn.execute(_FINISH_A_SECOND)

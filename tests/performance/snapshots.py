@@ -11,7 +11,7 @@ from pipeline import platforms
 from tests.performance.accounts import load_due
 
 _ORGANISATIONS = """
-    UPDATE dim_account SET org_name = 'Organisation ' || account_key % 500, display_name = 'Agency ' || account_key
+    UPDATE dim_account SET org_name = 'Organisation ' || account_key % :organisations, display_name = 'Agency ' || account_key
 """
 # Neither triggers, which would keep every row in memory, nor indexes, which are made faster afterwards.
 _BARE = """
@@ -35,7 +35,9 @@ _KEYS = """
 _PLAIN = "CREATE TABLE plain (LIKE fact_followers_snapshot); INSERT INTO plain SELECT * FROM fact_followers_snapshot"
 
 
-def load(engine: Engine, *, accounts: int, days: int, last: date, covered_from: date) -> None:
+def load(
+    engine: Engine, *, accounts: int, days: int, last: date, covered_from: date, organisations: int = 500
+) -> None:
     """List accounts and keep `days` snapshots of each, the newest of `last`; make partitions from `covered_from` on.
 
     Eleven million rows take two minutes.
@@ -44,7 +46,7 @@ def load(engine: Engine, *, accounts: int, days: int, last: date, covered_from: 
     first = last - timedelta(days=days - 1)
     span = [covered_from + timedelta(days=n) for n in range(0, (last - covered_from).days, 28)]
     with transaction(engine) as conn:
-        conn.execute(text(_ORGANISATIONS))
+        conn.execute(text(_ORGANISATIONS), {"organisations": organisations})
         partitions.cover(conn, [*span, last])
         conn.execute(text(_BARE))
         conn.execute(text(_SNAPSHOTS), {"first": first, "days": days})
