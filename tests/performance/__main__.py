@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.performance import api, dashboard, db, metrics, pipeline
+from tests.performance import api, dashboard, db, metrics, peers_area, pipeline
 from tests.performance.report import Chapter, missed, show, write_json
 
 AREAS: dict[str, Callable[[argparse.Namespace], Iterator[Chapter]]] = {
@@ -17,6 +17,7 @@ AREAS: dict[str, Callable[[argparse.Namespace], Iterator[Chapter]]] = {
     "db": lambda options: db.run(quick=options.quick),
     "dashboard": lambda options: dashboard.run(quick=options.quick),
     "metrics": lambda options: metrics.run(),
+    "peers": lambda options: peers_area.run(quick=options.quick),
 }
 
 

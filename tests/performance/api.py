@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
@@ -124,8 +124,8 @@ def _hits(one: Machine, size: Size) -> Chapter:
     several = [f"{HIT}&sort={sort}" for sort in ("followers", "-followers", "posts", "-posts", "platform", "handle")]
     for path in several * 2:
         second.get(path)
-    found = _rounds(
-        size,
+    found = served.in_turn(
+        size.rounds,
         {
             "constant": lambda: constant.load(one.folder, ["/api/summary"], seconds=size.seconds),
             "l1": lambda: api.load(one.folder, [HIT], seconds=size.seconds),
@@ -155,27 +155,20 @@ def _hits(one: Machine, size: Size) -> Chapter:
 def _misses(one: Machine, size: Size) -> Chapter:
     """Compare a page that no cache holds with the same rows from datasette, and with the statement alone."""
     api = _api(one, "misses", with_postgres=True)
-    rows = one.folder / "accounts.db"
-    _to_sqlite(one, rows)
-    datasette = served.start(
-        one,
-        *("datasette", "serve", str(rows), "--port", "{port}", "--setting", "suggest_facets", "0"),
-        log="datasette",
-        python=served.peers(),
-    )
+    datasette = start_datasette(one, served.peers())
     keys = list(range(PAGE + 1, size.accounts - PAGE))  # a whole page lies behind each, either way
-    ours = _pages(keys, MOST_PAGES_PER_S * size.seconds * (size.rounds + 2))
-    theirs = [f"/accounts/summary.json?_size={PAGE}&_next={key}&_nocount=1&_shape=objects" for key in keys]
+    ours = pages(keys, MOST_PAGES_PER_S * size.seconds * (size.rounds + 2))
+    theirs = [datasette_path(key) for key in keys]
     random.shuffle(ours)
     random.shuffle(theirs)
     assert len(json.loads(api.get(ours[0])[1])["items"]) == PAGE
     assert len(json.loads(datasette.get(theirs[0])[1])["rows"]) == PAGE
-    fresh = iter(_slices(ours, size.rounds + 2))
+    fresh = iter(slices(ours, size.rounds + 2))
     bench = _Pgbench(one, size.accounts)
-    found: dict[str, list[Load]] = _rounds(
-        size,
+    found: dict[str, list[Load]] = served.in_turn(
+        size.rounds,
         {
-            "page": lambda: _ask_once(api, one, next(fresh), size.seconds),
+            "page": lambda: ask_once(api, one, next(fresh), size.seconds),
             "datasette": lambda: datasette.load(one.folder, theirs, seconds=size.seconds, connections=8),
             "pgbench": lambda: bench.run(size.seconds, clients=8),
         },
@@ -193,27 +186,41 @@ def _misses(one: Machine, size: Size) -> Chapter:
     )
 
 
-def _pages(keys: Sequence[int], number: int) -> list[str]:
+def pages(keys: Sequence[int], number: int) -> list[str]:
     """Return addresses of the pages behind these rows: of each as many as it takes, which no cache knows to be the same."""
-    every = (_page_path(key, way, spelling) for spelling in count() for key in keys for way in (False, True))
+    every = (page_path(key, way, spelling) for spelling in count() for key in keys for way in (False, True))
     return list(islice(every, number))
 
 
-def _ask_once(api: Served, one: Machine, paths: Sequence[str], seconds: int) -> Load:
+def ask_once(api: Served, one: Machine, paths: Sequence[str], seconds: int) -> Load:
+    """Load with addresses none of which may come from a cache. Raises AssertionError where there were too few."""
     load = api.load(one.folder, paths, seconds=seconds, connections=8)
     assert load.requests <= len(paths), "some were asked for twice: they came from a cache"
     return load
 
 
-def _page_path(key: int, descending: bool, spelling: int) -> str:
+def page_path(key: int, descending: bool, spelling: int) -> str:
     cursor = json.dumps(["account_key", descending, key, key]) + " " * spelling
     place = base64.urlsafe_b64encode(cursor.encode()).rstrip(b"=")
     return f"/api/summary?per_page={PAGE}&sort={'-' if descending else ''}account_key&cursor={place.decode()}"
 
 
-def _slices(paths: Sequence[str], number: int) -> list[Sequence[str]]:
+def slices(paths: Sequence[str], number: int) -> list[Sequence[str]]:
     each = len(paths) // number
     return [paths[start * each : (start + 1) * each] for start in range(number)]
+
+
+def start_datasette(one: Machine, python: str) -> Served:
+    """Serve what a page of the summary shows with datasette, as its one process does."""
+    rows = one.folder / "accounts.db"
+    _to_sqlite(one, rows)
+    command = ("datasette", "serve", str(rows), "--port", "{port}", "--setting", "suggest_facets", "0")
+    return served.start(one, *command, log="datasette", python=python)
+
+
+def datasette_path(key: int) -> str:
+    """Return the address of datasette's page behind this account."""
+    return f"/accounts/summary.json?_size={PAGE}&_next={key}&_nocount=1&_shape=objects"
 
 
 def _to_sqlite(one: Machine, file: Path) -> None:
@@ -342,8 +349,8 @@ def _memory(one: Machine, size: Size) -> Chapter:
     """Watch the memory over very many requests of all kinds, and over the export of all days."""
     api = _api(one, "memory")
     keys = range(1, size.accounts - PAGE)
-    pages = [_page_path(key, way, 0) for key in keys for way in (False, True)]
-    paths = [*pages, *["/healthz", HIT, "/api/totals", "/api/accounts"] * (size.accounts // 100)]
+    listed = [page_path(key, way, 0) for key in keys for way in (False, True)]
+    paths = [*listed, *["/healthz", HIT, "/api/totals", "/api/accounts"] * (size.accounts // 100)]
     random.shuffle(paths)
     waiting = deque(paths)
     # What is kept of answers, requests and counts is bounded, and fills up: with what comes again, too.
@@ -378,18 +385,6 @@ def _requests(api: Served, one: Machine, paths: deque[str], number: int) -> int:
         paths.rotate(-now)
         asked += now
     return asked
-
-
-def _rounds(size: Size, loads: Mapping[str, Callable[[], Load]]) -> dict[str, list[Load]]:
-    """Return what each round found: all in turn within a round, in a new order, the first round to warm up."""
-    names, found = list(loads), {name: [] for name in loads}
-    for number in range(size.rounds + 1):
-        random.shuffle(names)
-        for name in names:
-            load = loads[name]()
-            if number:
-                found[name].append(load)
-    return found
 
 
 def _costs(found: Mapping[str, Sequence[Load]]) -> Iterator[Line]:
