@@ -30,10 +30,7 @@ QUICK = Size(
 def run(*, quick: bool = False) -> Iterator[Chapter]:
     """Measure, and yield each chapter as it is found."""
     size = QUICK if quick else Size()
-    try:
-        python: str | served.PeersMissing = served.peers()
-    except served.PeersMissing as exc:
-        python = exc
+    python = served.peers_or_why()
     with machine() as one:
         yield from peers_answers.run(one, size.answers, python)
     with machine() as one:

@@ -226,6 +226,14 @@ def peers() -> str:
     return str(python)
 
 
+def peers_or_why() -> str | PeersMissing:
+    """Return the peers' Python, or why there is none, for a run that goes on without them."""
+    try:
+        return peers()
+    except PeersMissing as exc:
+        return exc
+
+
 def in_turn(rounds: int, measures: Mapping[str, Callable[[], Found]]) -> dict[str, list[Found]]:
     """Return what each round found: all in turn within a round, in a new order; a round before them warms up."""
     names: list[str] = list(measures)

@@ -10,10 +10,10 @@ FEW = peers_answers.Size(accounts=200, rounds=1, seconds=1)
 
 @pytest.fixture
 def python() -> str:
-    try:
-        return served.peers()
-    except served.PeersMissing as exc:
-        pytest.skip(f"peers can't be had: {exc}")
+    found = served.peers_or_why()
+    if isinstance(found, served.PeersMissing):
+        pytest.skip(f"peers can't be had: {found}")
+    return found
 
 
 @pytest.mark.skipif(served.without_wrk() is not None, reason=served.HOW_TO_GET_WRK)

@@ -73,6 +73,14 @@ def page(session: Session, after: int, per_page: int) -> Sequence[RowMapping]:
         else_="stale",
     )
     week_ago = func.nullif(Latest.followers - Latest.delta_7d, 0)
+    # First the page, then what belongs to it: else PostgreSQL walks through two of the tables from their beginning.
+    found = (
+        select(Account.account_key)
+        .where(Account.account_key > after)
+        .order_by(Account.account_key)
+        .limit(per_page)
+        .subquery()
+    )
     query = (
         select(
             Account.account_key,
@@ -97,10 +105,9 @@ def page(session: Session, after: int, per_page: int) -> Sequence[RowMapping]:
             case((Latest.held_at.is_not(None), "held"), else_=Latest.precision).label("precision"),
             Latest.source,
         )
+        .join(found, found.c.account_key == Account.account_key)
         .outerjoin(Latest, Latest.account_key == Account.account_key)
         .outerjoin(State, and_(State.account_key == Account.account_key, State.subject == "profile"))
-        .where(Account.account_key > after)
         .order_by(Account.account_key)
-        .limit(per_page)
     )
     return session.execute(query).mappings().all()
