@@ -198,8 +198,10 @@ def _made(one: Machine, size: Size, field: Field) -> Chapter:
     loads: dict[str, Callable[[], Load]] = {
         "Rollcall": lambda: api.ask_once(rollcall, one, next(fresh), size.seconds)
     }
-    for name in PAGES.keys() & field.servers.keys():
-        paths = [PAGES[name](key) for key in keys]
+    for name, path_of in PAGES.items():
+        if name not in field.servers:
+            continue
+        paths = [path_of(key) for key in keys]
         random.shuffle(paths)
         loads[name] = partial(field.servers[name].load, one.folder, paths, seconds=size.seconds, connections=8)
     found = served.in_turn(size.rounds, loads)
