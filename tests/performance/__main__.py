@@ -22,6 +22,7 @@ from tests.performance import (
     facts,
     growth,
     metrics,
+    peers_area,
     pipeline,
     promises,
     ratios,
@@ -43,6 +44,7 @@ AREAS: dict[str, Callable[[argparse.Namespace], Iterator[Chapter]]] = {
     "units": lambda options: units.run(quick=options.quick),
     "growth": lambda options: growth.run(quick=options.quick),
     "promises": lambda options: promises.run(quick=options.quick),
+    "peers": lambda options: peers_area.run(quick=options.quick),
 }
 
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -72,11 +72,15 @@ class Machine:
 
     def start(self, *module: str, log: str, **options: Any) -> subprocess.Popen[str]:
         """Start `python -m module …` with nothing of this machine's own settings; `python` may be another's."""
+        return self.launch([options.pop("python", sys.executable), "-m", *module], log=log, **options)
+
+    def launch(self, command: Sequence[str], *, log: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a program likewise."""
         inherited = {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
         environ = {**inherited, **self.environ, **options.pop("environ", {})}
         with (self.folder / f"{len(self._processes)}-{log}.log").open("wb") as out:
             process = subprocess.Popen(
-                [options.pop("python", sys.executable), "-m", *module],
+                command,
                 cwd=HERE,
                 env=environ,
                 stdout=options.pop("stdout", out),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -11,14 +12,17 @@ import time
 import urllib.error
 import urllib.request
 import venv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from msgspec import Struct
 
 from tests.performance.machine import HERE, Machine, wait
+from tests.performance.report import Line
+from tests.performance.rounds import Rounds
 
 PEERS = HERE / ".benchmarks" / "peers"
 HOW_TO_GET_WRK = "wrk is not installed: apt-get install wrk (brew install wrk)"
@@ -41,6 +45,33 @@ function done(summary, latency)
     latency:percentile(50), latency:percentile(99)))
 end
 """
+_NGINX = """
+{user}
+worker_processes 2;
+daemon off;
+pid {own}/nginx.pid;
+events {{}}
+http {{
+  sendfile on;
+  keepalive_requests 1000000;
+  access_log {own}/access.log;
+  client_body_temp_path {own}/body;
+  proxy_temp_path {own}/proxy;
+  fastcgi_temp_path {own}/fastcgi;
+  uwsgi_temp_path {own}/uwsgi;
+  scgi_temp_path {own}/scgi;
+  server {{
+    listen 127.0.0.1:{port};
+    root {root};
+    default_type application/json;
+  }}
+}}
+"""
+Found = TypeVar("Found")
+
+
+class PeersMissing(Exception):
+    """The environment that holds what others would pick can't be made here; the message says why."""
 
 
 class Load(Struct, frozen=True):
@@ -117,10 +148,14 @@ class Served:
 
 
 def wrk() -> str:
-    found = shutil.which("wrk")
-    if found is None:
-        sys.exit(HOW_TO_GET_WRK)
-    return found
+    if (why := without_wrk()) is not None:
+        sys.exit(why)
+    return "wrk"
+
+
+def without_wrk() -> str | None:
+    """Say how to get wrk; None where it's there."""
+    return HOW_TO_GET_WRK if shutil.which("wrk") is None else None
 
 
 def start(
@@ -132,14 +167,34 @@ def start(
     **environ: str,
 ) -> Served:
     """Start `python -m module …`, where {port} is a free one; return when it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     command = [part.format(port=port) for part in module]
     process = machine.start(*command, log=log, python=python, environ={"PORT": str(port), **environ})
-    served = Served(process, port, aside)
+    return _answering(Served(process, port, aside), log, machine)
+
+
+def nginx(machine: Machine, root: Path) -> Served | None:
+    """Serve the files below a folder with nginx, two processes, its usual access log; None where there is no nginx."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if program is None:
+        return None
+    port, own = _free_port(), machine.folder / "nginx"
+    own.mkdir()
+    user = "user root;" if os.geteuid() == 0 else ""  # else its processes may not see the folder
+    (own / "nginx.conf").write_text(_NGINX.format(user=user, own=own, port=port, root=root))
+    process = machine.launch([program, "-e", str(own / "error.log"), "-c", str(own / "nginx.conf")], log="nginx")
+    return _answering(Served(process, port), "nginx", machine)
+
+
+def _answering(served: Served, log: str, machine: Machine) -> Served:
     wait(lambda: _answers(served), f"an answer of {log}; see its log in {machine.folder}")
     return served
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _answers(served: Served) -> bool:
@@ -152,15 +207,50 @@ def _answers(served: Served) -> bool:
 
 
 def peers() -> str:
-    """Return the Python of the environment that holds what others would pick; it is made on the first call."""
+    """Return the Python of the environment that holds what others would pick; it is made on the first call.
+
+    Raises PeersMissing where the packages can't be had.
+    """
     python, stamp = PEERS / "bin" / "python", PEERS / "made.from"
     wanted = _PEERS_NEED.read_text()
     if not stamp.exists() or stamp.read_text() != wanted:
-        venv.create(PEERS, with_pip=True, clear=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*command, "-r", str(_PEERS_NEED)], check=True)
+        uv = shutil.which("uv")
+        venv.create(PEERS, with_pip=uv is None, clear=True)
+        if uv:
+            install = [uv, "pip", "install", "--quiet", "--python", str(python)]
+        else:
+            install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = subprocess.run([*install, "-r", str(_PEERS_NEED)], capture_output=True, text=True)
+        if done.returncode:
+            said = done.stderr.strip().splitlines()
+            raise PeersMissing(f"their packages can't be installed: {said[-1] if said else install[0]}")
         stamp.write_text(wanted)
     return str(python)
+
+
+def peers_or_why() -> str | PeersMissing:
+    """Return the peers' Python, or why there is none, for a run that goes on without them."""
+    try:
+        return peers()
+    except PeersMissing as exc:
+        return exc
+
+
+def in_turn(
+    rounds: Rounds,
+    measures: Mapping[str, Callable[[], Found]],
+    ratios: Callable[[Mapping[str, Sequence[Found]]], Iterable[Line]] = lambda _: (),
+) -> dict[str, list[Found]]:
+    """Return what each round found, until the ratios are steady: all in turn within a round, in a new order."""
+    names: list[str] = list(measures)
+    found: dict[str, list[Found]] = {name: [] for name in names}
+    for number in rounds.until_steady(lambda: ratios(found)):
+        random.shuffle(names)
+        for name in names:
+            one = measures[name]()
+            if number:
+                found[name].append(one)
+    return found
 
 
 def rest(seconds: float) -> None:

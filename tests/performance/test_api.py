@@ -10,6 +10,8 @@ from tests.performance.rounds import Rounds
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason=served.HOW_TO_GET_WRK)
 def test_a_small_api_goes_through_every_chapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(why := served.peers_or_why(), served.PeersMissing):
+        pytest.skip(f"peers can't be had: {why}")
     small = api.Size(accounts=200, days=2, rounds=Rounds(1, 1), seconds=1, zipf_s=1, requests=500, export_days=2)
     monkeypatch.setattr(api, "QUICK", small)
 
