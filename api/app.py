@@ -30,12 +30,12 @@ from api.closing import ClosingLines
 from api.counting import Counting
 from api.dashboard import look
 from api.exports import Exports
-from api.front import Front
+from api.front import Front, Ready
 from api.front import send as send_ready
 from api.limiting import Allowance
 from api.middleware import Callers, Origins, Queries, Requests, Safety
 from api.profiling import keep_reports
-from api.request import WARMING, ApiRequest
+from api.request import MET, WARMING, ApiRequest
 from api.room import Enqueue, Room
 from api.sessions import Cookies
 from api.streams import Streams
@@ -88,8 +88,11 @@ class App(falcon.asgi.App[Any, Any]):
         peer = (scope.get("client") or ("127.0.0.1",))[0]
         headers = scope["headers"] = [(name, value) for name, value in scope["headers"]]  # they may be read once
         question = self.front.understand(scope["method"], scope["path"], scope["query_string"], headers, peer)
-        ready = question and await self.front.answer(question, peer, began)
-        await (send_ready(ready, send) if ready else self.behind(scope, receive, send))
+        found = question and await self.front.answer(question, peer, began)
+        if isinstance(found, Ready):
+            await send_ready(found, send)
+        else:
+            await self.behind({**scope, MET: found} if found else scope, receive, send)
 
 
 class _Begun:
@@ -238,7 +241,7 @@ def create_app(
         # It gives most hits by itself, and for how long it may is new with each answer: they all go the long way.
         middleware.append(Unmarked())
     else:
-        front = Front(answers, cached, callers, counting, lines, proxies)
+        front = Front(answers, cached, callers, counting, lines, proxies, timeout_s=settings.api_timeout_s)
         middleware.insert(0, front)
     app = App(request_type=ApiRequest, middleware=middleware)
     app.front = front

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import lru_cache
@@ -10,7 +11,7 @@ from falcon.asgi import Request, Response
 from msgspec import Struct
 
 from api import encodings, problems
-from api.cache.answers import Answers, Want
+from api.cache.answers import Answers, Hit, Want
 from api.cache.entries import Answer, Headers, Kept, Key, Level, Variant
 from api.cache.making import etag
 from api.cache.popular import Asked, Popular
@@ -63,24 +64,18 @@ class Cached:
         What else the resource says in headers it says before this; the answer depends on path, query and Accept alone.
         """
         assert isinstance(req, ApiRequest)
+        if req.met is not None:
+            raise req.met.error
         coding = encodings.negotiate(req.get_header("Accept-Encoding"))
-        made_with = self._pages if media_type == HTML else ""
-        key = Key(req.path, tuple(sorted(req.context.params.items())), media_type, made_with)
-        counts = self._stats.of(str(req.uri_template))
-        want = Want(key=key, coding=coding, ttl_s=ttl_s, read=scoped(str(req.uri_template), read), counts=counts)
         stamp = self._cdn.stamp() if self._cdn else 0
-        kept, variant, level = await self._answers.get(want)
+        want = self.want(
+            req.path, req.context.params, str(req.uri_template), coding, ttl_s=ttl_s, read=read, media_type=media_type
+        )
+        given, (kept, variant, level) = await self.take(want, _asked(req))
         if kept.answer.status == 404 and media_type == HTML and problems.is_for_people(req):
             raise problems.Problem(404, "There is no account of this name in the list.")  # as a page instead
-        headers = kept.headers.get(variant.etag)
-        if headers is None:
-            headers = kept.headers[variant.etag] = self._headers(kept.answer, variant, media_type)
-        asked = _asked(req)
-        is_counted = kept.answer.status == 200 and sum(map(len, filter(None, asked))) <= _LONGEST_COUNTED
-        given = req.context.given = Given(
-            asked if is_counted else None, key, coding, counts, kept.answer, variant.etag, headers
-        )
-        resp.set_headers(headers)
+        req.context.given = given
+        resp.set_headers(given.made_of)
         private = self._private or req.auth is not None
         # Caches outside don't hear our purges: they may keep an answer, but must ask each time whether it holds.
         resp.set_header("Cache-Control", "private, no-cache" if private else "public, no-cache")
@@ -100,9 +95,38 @@ class Cached:
             for name in ("Content-Type", "Content-Encoding"):
                 resp.delete_header(name)
         if req.is_warming:
-            counts.warmed += 1
+            want.counts.warmed += 1
         else:
             self.count(given, kept, variant, level, is_modified=matched is None)
+
+    def want(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        template: str,
+        coding: str,
+        *,
+        ttl_s: int,
+        read: Read,
+        media_type: str,
+    ) -> Want:
+        """Return what is asked for by a path of this template and these parameters, as the caches know it."""
+        made_with = self._pages if media_type == HTML else ""
+        key = Key(path, tuple(sorted(params.items())), media_type, made_with)
+        return Want(key=key, coding=coding, ttl_s=ttl_s, read=scoped(template, read), counts=self._stats.of(template))
+
+    async def take(self, want: Want, asked: Asked) -> tuple[Given, Hit]:
+        """Return what the caches hold, or what is made now, for a request in these words."""
+        hit = await self._answers.get(want)
+        kept, variant, _ = hit
+        headers = kept.headers.get(variant.etag)
+        if headers is None:
+            headers = kept.headers[variant.etag] = _headers(kept.answer, variant, want.key.media_type)
+        is_counted = kept.answer.status == 200 and sum(map(len, filter(None, asked))) <= _LONGEST_COUNTED
+        given = Given(
+            asked if is_counted else None, want.key, want.coding, want.counts, kept.answer, variant.etag, headers
+        )
+        return given, hit
 
     def count(self, given: Given, kept: Kept, variant: Variant, level: Level, *, is_modified: bool) -> None:
         """Count an answer to somebody."""
@@ -110,19 +134,20 @@ class Cached:
             self._popular.count(given.asked)
         _count(given.counts, level, kept.answer, variant, is_modified=is_modified)
 
-    def _headers(self, answer: Answer, variant: Variant, media_type: str) -> Headers:
-        """Return what is the same each time that these bytes are given out."""
-        headers = {
-            "ETag": variant.etag,
-            "Surrogate-Key": " ".join(answer.tags),
-            "Content-Type": media_type if answer.status == 200 else problems.MEDIA_TYPE,
-            **answer.headers,
-        }
-        if answer.modified_at is not None:
-            headers["Last-Modified"] = _http_date(answer.modified_at)
-        if variant.coding != "identity":
-            headers["Content-Encoding"] = variant.coding
-        return tuple(headers.items())
+
+def _headers(answer: Answer, variant: Variant, media_type: str) -> Headers:
+    """Return what is the same each time that these bytes are given out."""
+    headers = {
+        "ETag": variant.etag,
+        "Surrogate-Key": " ".join(answer.tags),
+        "Content-Type": media_type if answer.status == 200 else problems.MEDIA_TYPE,
+        **answer.headers,
+    }
+    if answer.modified_at is not None:
+        headers["Last-Modified"] = _http_date(answer.modified_at)
+    if variant.coding != "identity":
+        headers["Content-Encoding"] = variant.coding
+    return tuple(headers.items())
 
 
 @lru_cache(maxsize=256)  # the parts of a list share theirs

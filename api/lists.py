@@ -3,10 +3,11 @@
 A list is a file with a `ListResource` in it, which says what its rows are and how a part of them is read.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
-from urllib.parse import quote, urlencode
+from typing import Any, Generic, NamedTuple, TypeVar
+from urllib.parse import quote, quote_plus
 
 import msgspec
 from falcon.asgi import Request, Response
@@ -14,8 +15,9 @@ from msgspec import Struct
 
 from api.cache.entries import Content
 from api.cache.extents import Extents
+from api.cache.reader import Read
 from api.fresh import give_fresh
-from api.media import MEDIA_TYPES, Rows, RowsFormat, wanted
+from api.media import MEDIA_TYPES, Rows, RowsFormat, accepted
 from api.operations import Operation, Operations
 from api.problems import Fault, refuse
 from api.room import Room
@@ -38,6 +40,7 @@ from db.reads import Clock, Extent, ListName
 T = TypeVar("T")
 Query = TypeVar("Query", bound=ListQuery)
 AccountListQuery = TypeVar("AccountListQuery", SummaryQuery, AccountsQuery)
+_PLAIN = re.compile(r"[\w.~-]*", re.ASCII)
 
 
 class Page(Struct, Generic[T], frozen=True, kw_only=True):
@@ -74,6 +77,13 @@ class Opened(Struct, frozen=True, kw_only=True):
     deepest: int = 0
 
 
+class Reading(NamedTuple):
+    """How an answer is made, and what it is."""
+
+    read: Read
+    media_type: str
+
+
 class ListResource(Generic[Query]):
     """GET of a list. The first field of `rows` is the key, which tells each row from every other."""
 
@@ -91,23 +101,30 @@ class ListResource(Generic[Query]):
         """Find out what the list holds. Raises Problem for an address of nothing."""
         raise NotImplementedError
 
-    async def on_get(self, req: Request, resp: Response, **where: str) -> None:
-        params = req.context.params
+    def reading(self, path: str, params: Params, where: Mapping[str, str], accept: str) -> Reading:
+        """Return how the answer of an address is made. Raises Problem for a query that is none.
+
+        Nothing else of a request matters: the front has answers made by this, too.
+        """
         query = parse_list(params, self.query, self.sortable)
         known_platform(getattr(query, "platform", None), self.room.platforms)
         names = chosen_fields(query.fields, self.rows) or self.rows.__struct_fields__
         after = None if query.cursor is None else place_of(query.cursor, query.order, self.rows)
-        as_format = wanted(query.format, req, resp)
+        as_format = query.format or accepted(accept)
 
         def read(conn: Connection) -> Content:
             clock = Clock(datetime.now(UTC), self.room.stale_after)
             opened = self.open(conn, Ask(query=query, names=names, where=where, clock=clock))
             window = Window(limit=query.per_page, offset=_offset(query, opened), after=after)
             found = opened.part(window)
-            onward = _onward(query, req.path, params, found)
+            onward = _onward(query, path, params, found)
             return _content(Rows(self.rows, names, found.rows), query, opened, onward, as_format)
 
-        media_type = MEDIA_TYPES[as_format]
+        return Reading(read, MEDIA_TYPES[as_format])
+
+    async def on_get(self, req: Request, resp: Response, **where: str) -> None:
+        read, media_type = self.reading(req.path, req.context.params, where, req.accept)
+        resp.append_header("Vary", "Accept")
         if self.ttl_s is None:
             await give_fresh(self.room, req, resp, read=read, media_type=media_type)
         else:
@@ -185,7 +202,14 @@ def _onward(query: ListQuery, path: str, params: Params, found: Part) -> _Onward
         return _Onward()
     cursor = cursor_of(query.order, found.after)
     further = {"cursor": cursor} if query.cursor is not None else {"page": (query.page or 1) + 1}
-    return _Onward(f"{quote(path)}?{urlencode({**params, **further})}", cursor)
+    parts = [f"{_escaped(name)}={_escaped(value)}" for name, value in {**params, **further}.items()]
+    return _Onward(f"{quote(path)}?{'&'.join(parts)}", cursor)
+
+
+def _escaped(text: object) -> str:
+    """Return a part of a query as `urlencode` writes it, which escapes each letter by itself even where there is none to be."""
+    text = str(text)
+    return text if _PLAIN.fullmatch(text) else quote_plus(text)
 
 
 def _content(rows: Rows, query: ListQuery, opened: Opened, onward: _Onward, as_format: RowsFormat) -> Content:

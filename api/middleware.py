@@ -2,13 +2,14 @@
 
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import structlog
 from falcon import HTTPSeeOther
 from falcon.asgi import Request, Response
+from msgspec import Struct
 
 from api import bodies
 from api.access import Access
@@ -74,6 +75,13 @@ def _tell(req: ApiRequest, resp: Response) -> None:
     tracing.tell(said, name=f"{req.method} {endpoint}")
 
 
+class Admitted(Struct, frozen=True):
+    """Who may pass: the id of his key, and the headers of his limits."""
+
+    key: str | None
+    limits: Sequence[tuple[str, str]]
+
+
 class Callers:
     """Lets nobody without the right key near a resource, and so near a cached answer, and nobody ask for too much.
 
@@ -109,10 +117,8 @@ class Callers:
         elif self._of_addresses:
             _count(resp, self._of_addresses, household(self._proxies.address(req)))
 
-    def admit(
-        self, authorization: str | None, operation: Operation, address: Callable[[], str]
-    ) -> tuple[str | None, Sequence[tuple[str, str]]] | None:
-        """Let pass, and count, who may pass without waiting; return the id of his key and the headers of his limits.
+    def admit(self, authorization: str | None, operation: Operation, peer: str, forwarded: str) -> Admitted | None:
+        """Let pass, and count, who may pass without waiting.
 
         None, and nothing is counted, where the long way has to decide.
         """
@@ -123,11 +129,18 @@ class Callers:
         if self._of_keys and key_id:
             allowance, caller = self._of_keys, key_id
         elif self._of_addresses:
-            allowance, caller = self._of_addresses, household(address())
+            allowance, caller = self._of_addresses, household(self._proxies.address_from(peer, forwarded))
         else:
-            return key_id, ()
+            return Admitted(key_id, ())
         standing = allowance.spend(caller)
-        return None if standing.is_over else (key_id, _limits(allowance, standing))
+        return None if standing.is_over else Admitted(key_id, _limits(allowance, standing))
+
+    def take_back(self, admitted: Admitted, peer: str, forwarded: str) -> None:
+        """Count one call less: the long way counts it again."""
+        if self._of_keys and admitted.key:
+            self._of_keys.give_back(admitted.key)
+        elif self._of_addresses:
+            self._of_addresses.give_back(household(self._proxies.address_from(peer, forwarded)))
 
     async def process_resource(
         self, req: ApiRequest, resp: Response, resource: object, params: dict[str, Any]

@@ -5,11 +5,22 @@ import time
 from typing import Any
 
 import falcon.asgi
+from msgspec import Struct
 
 from pipeline.trail import is_id
 
 WARMING = "rollcall.warming"
 """Marks the scope of a request that this process makes itself; what comes through a socket can't bear it."""
+
+MET = "rollcall.met"
+"""Bears, in a scope, what went wrong where an answer was made before Falcon heard of the request (`Met`)."""
+
+
+class Met(Struct, frozen=True):
+    """What a request met that `began` then (time.perf_counter): the answer that it is told in hasn't been made yet."""
+
+    error: Exception
+    began: float
 
 
 def id_from(given: bytes | None) -> str:
@@ -31,5 +42,6 @@ class ApiRequest(falcon.asgi.Request):
         self.raw_query: bytes = scope["query_string"]
         given = self.get_header("X-Request-ID")
         self.id = id_from(given.encode("latin-1") if given else None)
-        self.began = time.perf_counter()
+        self.met: Met | None = scope.get(MET)
+        self.began = self.met.began if self.met else time.perf_counter()
         self.is_warming: bool = WARMING in scope

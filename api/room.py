@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import cached_property
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -33,7 +34,7 @@ class Enqueue(Protocol):
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class Room(Struct, frozen=True, kw_only=True, eq=False):
+class Room(Struct, frozen=True, kw_only=True, eq=False, dict=True):
     """The parts of one process that its resources share. `threads` is where everything that blocks is done.
 
     `app` is the app itself, for requests within a request. `purge` tells every process, this one before it returns, that a
@@ -58,6 +59,6 @@ class Room(Struct, frozen=True, kw_only=True, eq=False):
     cookies: Cookies
     streams: Streams
 
-    @property
+    @cached_property  # a look at the setting of each platform
     def stale_after(self) -> StaleAfter:
         return self.settings.stale_after

@@ -333,9 +333,7 @@ Listed = TypeVar("Listed", bound=AccountsPageQuery | ListQuery)
 def parameters(query_string: bytes) -> dict[str, str]:
     """Take a query string apart. Raises Problem when it isn't UTF-8, or names a parameter twice or not at all."""
     try:
-        pairs = parse_qsl(
-            query_string.decode(), keep_blank_values=True, errors="strict", max_num_fields=MOST_PARAMETERS
-        )
+        pairs = _pairs(query_string.decode())
     except UnicodeDecodeError as exc:
         raise refuse(Fault("query", "is not UTF-8")) from exc
     except ValueError as exc:
@@ -350,6 +348,13 @@ def parameters(query_string: bytes) -> dict[str, str]:
             raise refuse(Fault(_shown(name), "holds a NUL character"))
         params[name] = value
     return params
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    if "%" in text or "+" in text or text.count("&") >= MOST_PARAMETERS:
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MOST_PARAMETERS)
+    # Nothing is escaped: several times as fast.
+    return [(name, value) for name, _, value in (part.partition("=") for part in text.split("&") if part)]
 
 
 def filled(params: Params) -> Params:

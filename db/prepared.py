@@ -12,6 +12,8 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2.errors import InvalidSqlStatementName
 
+from db import casts
+
 # What was asked this often is worth preparing: there are as many forms of a list as clients think of.
 _WORTH = 3
 # So many are kept by one connection; each takes some 100 kB of the server's memory.
@@ -43,6 +45,7 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc]  # psyco
         super().__init__(*args, **kwargs)
         self.prepared: dict[Prepared, bool] = {}
         self.cursor_factory = Cursor
+        casts.register(self)
 
 
 class Cursor(psycopg2.extensions.cursor):  # type: ignore[misc]

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import psycopg2
 from sqlalchemy.sql import visitors
 
-from db import keyset
+from db import engine, keyset
 from db.accounts import NAME
 from db.held import HELD
 from db.keyset import After, Order, Part, Window
@@ -385,8 +385,7 @@ def part(
         values["text"] = containing(filters.text)
     if window.after is not None:
         values |= {"after_value": window.after.value, "after_key": window.after.key}
-    rows = conn.exec_driver_sql(sql, values).all()
-    return keyset.part(rows, names, order, "account_key", window.limit)
+    return keyset.part(engine.rows(conn, sql, values), names, order, "account_key", window.limit)
 
 
 def _listing(

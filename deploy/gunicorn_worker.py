@@ -21,6 +21,7 @@ from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
 from api import front
+from api.request import MET, Met
 from api.streams import Streams
 
 # Who is refused in the middle of a body is heard out for so long, that the answer can arrive.
@@ -28,6 +29,23 @@ LINGER_S = 2.0
 LOOK_S = 0.1
 # How long the app may take to end, once no connection is left.
 CLOSING_S = 4
+
+
+class _Unparsed:
+    """A request that was taken up by its bytes, as gunicorn sees it: HTTP/1.1, and not the last of its connection."""
+
+    version = (1, 1)
+
+    def __init__(self, question: front.Question, data: bytes, began: float) -> None:
+        self.question = question
+        self.data = data
+        self.began = began
+
+    def may_upgrade(self) -> bool:
+        return False
+
+    def should_close(self) -> bool:
+        return False
 
 
 class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
@@ -44,6 +62,10 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
     _is_begun = False
     # The bytes that a request began with, if they came by themselves: maybe all of it.
     _came: bytes | None = None
+    # The present request, as long as it hasn't been parsed.
+    _unparsed: _Unparsed | None = None
+    # What the present request met ahead of the app.
+    _met: Met | None = None
     # When a request was last answered without being parsed, by the loop's clock.
     _answered_at = float("-inf")
 
@@ -64,7 +86,10 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         self._arm_keepalive_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Answer what came as a hit, if it's a whole request that was a hit before, in these very bytes; else parse it."""
+        """Answer what came, if it's a whole request that was a hit before, in these very bytes; else parse it.
+
+        One that was asked before but for its query is taken up unparsed, too: its answer is looked for, or made.
+        """
         if self._lingers:
             return
         began = time.perf_counter()
@@ -72,6 +97,7 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         is_first = self._awaiting_request and not self._is_begun and not self._request_ready.is_set()
         self._came = data if is_first else None
         if not (is_first and self._answers_known(data, began)):
+            self._parse_after_all()  # what comes now stands behind it
             super().data_received(data)
 
     def _feed_callback_parser(self, data: bytes) -> bool:
@@ -88,20 +114,42 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         if self._ahead is None or self._peer is None or is_last or self._closed or self._flow_control.write_paused:
             return False
         question = self._ahead.recall(data, self._peer)
-        ready = question and self._ahead.give(question, self._peer, began)
-        if not ready:
+        if question is None:
             return False
+        ready = self._ahead.give(question, self._peer, began)
+        if ready is None:
+            return self._takes_up(_Unparsed(question, data, began))
         self._answered_at = worker.loop.time()
         self.req_count += 1
         worker.nr += 1
         self._write(ready, (1, 1), is_last=False)
         return True
 
+    def _takes_up(self, unparsed: _Unparsed) -> bool:
+        """Hand a request on to the task of this connection, which waits for one, if the front can have it answered."""
+        if unparsed.question.place is None:
+            return False
+        self._came = None
+        self._unparsed = self._current_request = unparsed
+        self._request_ready.set()
+        return True
+
+    def _parse_after_all(self) -> None:
+        unparsed, self._unparsed = self._unparsed, None
+        if unparsed is not None:
+            self._feed_callback_parser(unparsed.data)
+
     async def _serve_http_request(self, request: Any, sockname: Any, peername: Any) -> bool:
         """Answer one request; return whether the connection may be kept."""
         self._closes = None
-        self._peer = peername[0] if peername else "127.0.0.1"
-        is_kept = await self._serve_hit(request, self._peer)
+        self._peer = peer = peername[0] if peername else "127.0.0.1"
+        if isinstance(request, _Unparsed):
+            is_kept = await self._serve(request, request.question, peer, request.began)
+            if is_kept is None:
+                self._parse_after_all()
+                request = self._current_request
+        else:
+            is_kept = await self._serve_hit(request, peer)
         return bool(await super()._serve_http_request(request, sockname, peername)) if is_kept is None else is_kept
 
     async def _serve_hit(self, request: Any, peer: str) -> bool | None:
@@ -113,14 +161,27 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
             return None
         query = request.query.encode("latin-1") if request.query else b""
         question = ahead.understand(request.method, request.path, query, request.headers_bytes, peer)
-        ready = question and await ahead.answer(question, peer, began)
-        if not question or not ready:
+        is_kept = None if question is None else await self._serve(request, question, peer, began)
+        if came and question and is_kept and request.version == (1, 1) and not self._callback_parser.remaining():
+            ahead.remember(came, peer, question)
+        return is_kept
+
+    async def _serve(self, request: Any, question: front.Question, peer: str, began: float) -> bool | None:
+        assert self._ahead
+        ready = await self._ahead.answer(question, peer, began)
+        if ready is None or isinstance(ready, Met):
+            self._met = ready
             return None
+        self._unparsed = None
         is_last = self._will_close(request, False)
         self._write(ready, request.version, is_last=is_last)
-        if came and not is_last and request.version == (1, 1) and not self._callback_parser.remaining():
-            ahead.remember(came, peer, question)
         return not is_last
+
+    def _build_http_scope(self, request: Any, sockname: Any, peername: Any) -> dict[str, Any]:
+        scope: dict[str, Any] = super()._build_http_scope(request, sockname, peername)
+        if self._met is not None:
+            scope[MET], self._met = self._met, None
+        return scope
 
     def _will_close(self, request: Any, response_requires_close: bool) -> bool:
         """Tell the same at the end of an answer as at its beginning, when the client was told."""

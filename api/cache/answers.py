@@ -8,7 +8,6 @@ STALE_S, for all processes by one of them. So it never misses a commit for longe
 import asyncio
 import time
 from collections.abc import Coroutine
-from concurrent.futures import Executor
 from typing import Any
 
 import structlog
@@ -22,6 +21,7 @@ from api.cache.reader import Read, Reader
 from api.cache.shared import FLIGHT_S, Found, Shared, Take
 from api.cache.stats import Counts
 from api.cache.tags import STALE_S, Purges
+from api.cache.threads import Threads
 from api.problems import Absent, body_of
 from db.tags import NAMES
 
@@ -52,7 +52,7 @@ class Want(Struct, frozen=True, kw_only=True):
 class Answers:
     """Gives answers by key. Reads run in `threads`, so that nothing blocks the loop that serves the hits."""
 
-    def __init__(self, purges: Purges, memory: Memory, shared: Shared, reader: Reader, threads: Executor) -> None:
+    def __init__(self, purges: Purges, memory: Memory, shared: Shared, reader: Reader, threads: Threads) -> None:
         self._purges = purges
         self._memory = memory
         self._shared = shared
@@ -137,10 +137,9 @@ class Answers:
             await asyncio.sleep(_POLL_S)
 
     async def _read(self, want: Want, now: Stamps, token: str | None) -> Kept:
-        loop = asyncio.get_running_loop()
         before = self._memory.peek(want.key)
         try:
-            answer, variant, stamps = await loop.run_in_executor(self._threads, self._make, want, now, before)
+            answer, variant, stamps = await self._threads.run(self._make, want, now, before)
         except Exception:
             if token:
                 await self._shared.leave(want.key, token)

@@ -5,8 +5,8 @@ behind a slow database.
 """
 
 import asyncio
+import random
 import time
-import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -115,7 +115,7 @@ class Shared:
 
     async def look(self, key: Key, coding: str, *, take: Take = "never") -> Found:
         """Return the answer if it may be given out, and the stamp for a new one. Ask before the database is read."""
-        token = "" if take == "never" else uuid.uuid4().hex
+        token = "" if take == "never" else f"{random.getrandbits(128):032x}"
         args = (TAG_KEY, RECENT_KEY, coding, round(STALE_S * 1000), take, token, round(FLIGHT_S * 1000))
         found = await self._run(_LOOK, key, (*args, EVERYTHING))
         if found is None:

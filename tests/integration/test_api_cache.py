@@ -22,6 +22,7 @@ from api.cache.reader import Reader
 from api.cache.shared import Found, Shared
 from api.cache.stats import Counts
 from api.cache.tags import DEAF_S, Purges
+from api.cache.threads import Threads
 from db.engine import Connection, Engine, transaction
 from deploy.embedded import start_redis
 from pipeline.app import make_celery
@@ -49,7 +50,7 @@ class Level:
         self.purges.connected()
         self.redis = shared.connect(redis_url)
         memory = Memory(self.purges, entries=10, kept_s=60)
-        self.threads = ThreadPoolExecutor(1)
+        self.threads = Threads(1)
         reader = Reader(engine, None, self.purges, max_lag_s=10)
         self.shared = Shared(self.redis)
         self.answers = Answers(self.purges, memory, self.shared, reader, self.threads)

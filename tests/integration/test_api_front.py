@@ -2,20 +2,24 @@
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from sqlalchemy.exc import OperationalError
 
 from api.cache.link import Scripts
+from api.cache.reader import Reader
 from api.front import Front
 from db import keys
-from db.engine import Engine, transaction
+from db.engine import Engine, PoolTimeout, transaction
 from tests import fakes
-from tests.serving import InProcess, add_account, gunicorn, in_process, keep, purger, wait_for
+from tests.serving import PATIENCE_S, InProcess, add_account, gunicorn, in_process, keep, purger, wait_for
 
 PATH = "/api/summary?per_page=5"
 SETTINGS = {"TRUSTED_PROXIES": "127.0.0.1", "CORS_ORIGINS": "https://board.example", "API_RATE_LIMIT": "1000/1d"}
@@ -160,7 +164,7 @@ def test_without_redis_it_leaves_it_to_the_long_way(narrow: InProcess, monkeypat
         levels = []
         for _ in range(3):
             narrow.get(OTHER)
-            levels.append(narrow.get(PATH).headers["x-cache"])
+            levels.append(narrow.get("/api/history/x/agency").headers["x-cache"])
         return levels
 
     assert asked()[1:] == ["l2", "l2"]
@@ -174,6 +178,99 @@ def test_without_redis_it_leaves_it_to_the_long_way(narrow: InProcess, monkeypat
         assert asked() == ["miss"] * 3
         assert watched.hits == before
     wait_for(lambda: asked()[-1] == "l2", "Redis to be asked again")
+
+
+# Of a list that was asked before; none of them twice in these words.
+IN_OTHER_WORDS = [
+    "sort=-followers",
+    "fields=handle,followers&per_page=2",
+    "format=csv",
+    "q=%61gency",
+    "page=1&core=false",
+    "",
+]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_list_in_new_words_is_answered_as_on_the_long_way(
+    api: InProcess, watched: Watched, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in WORDS:
+        api.get(PATH, **words)
+        for query in IN_OTHER_WORDS:
+            address = f"/api/summary?{query}"
+            before = watched.hits
+            short = api.ask(method, address, **words)
+            assert watched.hits == before + 1, (query, words)
+            with monkeypatch.context() as patch:
+                patch.setattr(api.app.front, "understand", lambda *_: None)
+                long = api.ask(method, address, **words)
+            assert (short.status_code, short.content) == (long.status_code, long.content) == (200, long.content)
+            assert set(short.headers) == set(long.headers)
+            for name in set(long.headers) - set(OF_EACH_REQUEST):
+                assert short.headers[name] == long.headers[name], name
+            assert int(short.headers["ratelimit-remaining"]) - 1 == int(long.headers["ratelimit-remaining"])
+
+
+def test_what_is_wrong_with_a_list_is_told_on_the_long_way(
+    api: InProcess, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = int(api.get(PATH).headers["ratelimit-remaining"])
+    reads: list[object] = []
+    read = Reader.read
+    monkeypatch.setattr(Reader, "read", lambda *asked: (reads.append(asked), read(*asked))[1])
+    said = []
+    for query in ("page=9", "cursor=none", "platform=nowhere", "per_page=0", "q=%ff", "sort=handle&sort=handle"):
+        answer = api.get(f"/api/summary?{query}", X_Request_ID="mine")
+        assert (answer.status_code, answer.headers["x-request-id"]) == (400, "mine")
+        assert answer.headers["content-type"] == "application/problem+json"
+        said.append(answer.json["detail"].partition(":")[0])
+        left -= 1
+        assert int(answer.headers["ratelimit-remaining"]) == left, "counted once"
+    assert said == ["page", "cursor", "platform", "per_page", "query", "sort"]
+    assert len(reads) == 1, "only where a page begins is known behind it, and that is asked once"
+
+
+def test_a_list_that_can_t_be_read_is_read_once_and_told_as_such(
+    api: InProcess, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = int(api.get(PATH).headers["ratelimit-remaining"])
+    away, busy, bug = OperationalError("SELECT", None, Exception("gone")), PoolTimeout(), KeyError("bug")
+    for number, (error, status) in enumerate(((away, 503), (busy, 503), (bug, 500))):
+        read = Mock(side_effect=error)
+        monkeypatch.setattr(Reader, "read", read)
+        answer = api.get(f"/api/summary?q={number}")
+        assert (answer.status_code, read.call_count) == (status, 1)
+        assert int(answer.headers["ratelimit-remaining"]) == left - 1 - number
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_list_that_takes_too_long_is_told_as_such(
+    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process(fakes.settings(database_url, redis_url, API_TIMEOUT_S="1", DB_READ_TIMEOUT_S="0.9")) as api:
+        api.get(PATH)
+        ends = threading.Event()
+        read = Reader.read
+        monkeypatch.setattr(Reader, "read", lambda *asked: (ends.wait(PATIENCE_S), read(*asked))[1])
+        answer = api.get("/api/summary?q=slow")
+        ends.set()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json["detail"] == "This took longer than 1 seconds."
+
+
+def test_nobody_gets_more_of_a_list_by_asking_in_new_words(
+    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process(fakes.settings(database_url, redis_url, API_RATE_LIMIT="6/1d")) as api:
+        watched = Watched(api.app.front, monkeypatch)  # type: ignore[arg-type]
+        answers = [api.get(f"/api/summary?q={number}") for number in range(9)]
+        assert [answer.status_code for answer in answers] == [200] * 6 + [429] * 3
+        assert watched.hits == 5
+        assert [int(answer.headers["ratelimit-remaining"]) for answer in answers] == [5, 4, 3, 2, 1, 0, 0, 0, 0]
+    with in_process(fakes.settings(database_url, redis_url, API_REQUIRE_KEY="true")) as api:
+        for path in (PATH, "/api/summary?q=other", "/api/summary?page=0"):
+            assert api.get(path).status_code == 401
 
 
 def test_two_headers_of_one_name_are_not_taken_for_the_last(api: InProcess, watched: Watched) -> None:

@@ -6,6 +6,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -152,6 +153,34 @@ def test_a_hit_is_answered_by_its_bytes_as_by_its_words(site: Site) -> None:
     assert short[1]["x-request-id"] != long[1]["x-request-id"]
 
 
+def new_words(number: int) -> bytes:
+    return b"GET /api/summary?q=agency&fields=handle&per_page=%d HTTP/1.1\r\nHost: a\r\n\r\n" % (1 + number)
+
+
+def test_a_list_is_not_parsed_whatever_its_query_says(site: Site) -> None:
+    with site.connect() as client:
+        for number in range(2):
+            client.ask(new_words(number))
+        parsed = len(site.parsed)
+        for number in range(2, 6):
+            status, headers, body = client.ask(with_header(new_words(number), b"X-Request-ID: n%d" % number))
+            assert (status, headers["x-cache"], body[:33]) == (200, "miss", b'{"items":[{"handle":"agency"}],"p')
+        # With the id there is one more header: so it's parsed once, and not again.
+        assert len(site.parsed) == parsed + 1
+        assert headers["x-request-id"] == "n5"
+        assert client.ask(new_words(2))[1]["x-cache"] == "l1"
+        parsed = len(site.parsed)
+        bad = new_words(9).replace(b"=agency", b"=agency&page=9")
+        status, headers, body = client.ask(bad)
+        assert (status, b"beyond the last page" in body, len(site.parsed)) == (400, True, parsed + 1)
+        assert client.ask(new_words(10))[0] == 200
+    for query in (b"q=a#b", b"q=\xc3\xa4", b"q=a\x7f", b'q="a"', b"q=" + b"a" * 1000):
+        with site.connect() as client:
+            parsed = len(site.parsed)
+            client.sendall(new_words(0).replace(b"q=agency", query))
+            wait_for(lambda parsed=parsed: len(site.parsed) > parsed, "it to be parsed")
+
+
 def test_each_has_the_id_that_it_brings_or_one_of_its_own(site: Site) -> None:
     named = with_header(TOTALS, b"X-Request-ID: one")
     site.learn(TOTALS, named)
@@ -229,12 +258,15 @@ def test_however_requests_come_in_pieces_each_is_answered_in_its_turn(site: Site
         named.replace(b"totals", b"nothing"): 404,
         with_header(named, b"Content-Length: 0"): 200,
         named.replace(b"GET /api/totals", b"GET /healthz"): 200,
+        # Of these each asks in words of its own.
+        named.replace(b"totals", b"summary?q=0"): 200,
+        named.replace(b"totals", b"summary?cursor=0"): 400,
     }
     with site.connect() as client:
         for request in [*kinds] * 2:
             client.ask(request)
     sent = [(chance.choice([*kinds]), number) for number in range(150)]
-    stream = [kind.replace(b"ID: 0", b"ID: n%d" % number) for kind, number in sent]
+    stream = [re.sub(b"((?:ID: |q=|cursor=))0", rb"\1n%d" % number, kind) for kind, number in sent]
     with site.connect() as client:
         parsed, answered = len(site.parsed), 0
         while answered < len(stream):
@@ -264,6 +296,29 @@ def test_none_is_answered_before_one_that_waits_for_its_turn(site: Site) -> None
         site.api._do(come(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Request-ID: first\r\n\r\n", TOTALS))
         assert client.answer()[1]["x-request-id"] == "first"
         assert "x-cache" in client.answer()[1]
+
+
+def test_what_comes_while_a_list_is_read_waits_for_its_turn(site: Site) -> None:
+    site.learn(TOTALS)
+    with site.connect() as client:
+        for number in range(2):
+            client.ask(new_words(number))
+
+        async def come(*pieces: bytes) -> None:
+            for piece in pieces:
+                site.newest.data_received(piece)
+
+        async def come_later(*pieces: bytes) -> None:
+            for piece in pieces:
+                site.newest.data_received(piece)
+                await asyncio.sleep(0)
+
+        wrong = new_words(7).replace(b"=agency", b"=agency&page=9")
+        for together, first in product((come, come_later), (new_words(5), new_words(6), wrong)):
+            site.api._do(together(first, TOTALS[:10], TOTALS[10:] + TOTALS))
+            status, _, body = client.answer()
+            assert (status, b"handle" in body) == ((400, False) if first is wrong else (200, True))
+            assert [b"followers" in client.answer()[2] for _ in range(2)] == [True, True]
 
 
 def test_two_at_once_are_not_taken_for_the_first(site: Site) -> None:

@@ -1,12 +1,12 @@
 """Statements that a connection prepares: planned once, and never an error that the plain statement hadn't had."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from db import prepared, reads
-from db.engine import Connection, DatabaseError, Engine, is_out_of_time, make_engine, reading, transaction
+from db.engine import Connection, DatabaseError, Engine, is_out_of_time, make_engine, reading, rows, transaction
 from db.keyset import After, Order, Window
 from db.prepared import Prepared
 from db.profiler import Profile, figures
@@ -135,3 +135,55 @@ def test_a_percent_sign_within_a_statement_stays_one(engine: Engine) -> None:
     sql = Prepared("SELECT 'a' LIKE '%%a%%' AND %(number)s::int %% 2 = 1")
     with reading(engine) as conn:
         assert all(conn.exec_driver_sql(sql, {"number": 3}).scalar_one() for _ in range(OFTEN))
+
+
+TWICE = """SELECT number, day, at FROM (VALUES
+    (1, date '2026-03-01', timestamptz '2026-03-01 12:00:00.25+02'),
+    (2, date '2026-03-01', timestamptz '2026-03-01 10:00:00.25+00'),
+    (3, NULL, NULL), (4, date '0044-03-15', timestamptz '1912-06-23 00:00+00')) AS rows (number, day, at)"""
+
+
+def test_rows_as_the_driver_has_them_are_those_of_sqlalchemy(engine: Engine) -> None:
+    with reading(engine) as conn:
+        plain = conn.exec_driver_sql(TWICE).all()
+        assert [tuple(row) for row in plain] == rows(conn, TWICE, {})
+        assert rows(conn, TWICE, {}) == rows(conn, TWICE, {})
+        conn.exec_driver_sql("SET timezone = 'Asia/Tokyo'")
+        assert [row[2] for row in rows(conn, TWICE, {})] == [row[2] for row in plain], "the same moments"
+        conn.exec_driver_sql("SET timezone = 'UTC'")
+    assert plain[0][1:] == plain[1][1:] == (date(2026, 3, 1), datetime(2026, 3, 1, 10, 0, 0, 250_000, UTC))
+    assert plain[2][1:] == (None, None)
+
+
+def test_who_watches_statements_hears_of_those_too(engine: Engine) -> None:
+    heard: list[str] = []
+
+    def note(_conn: object, _cursor: object, sql: str, *_: object) -> None:
+        heard.append(sql)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        with reading(engine) as conn:
+            found = rows(conn, TWICE, {})
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    with reading(engine) as conn:
+        assert [tuple(row) for row in found] == rows(conn, TWICE, {})
+    assert heard == [TWICE]
+
+
+def test_what_fails_there_is_an_error_as_everywhere(engine: Engine, database_url: str) -> None:
+    with reading(engine) as conn, pytest.raises(DatabaseError, match="hidden due to hide_parameters"):
+        rows(conn, "SELECT %(text)s::int", {"text": "secret"})
+    with reading(engine) as conn, pytest.raises(DatabaseError) as away:
+        rows(conn, "SELECT pg_terminate_backend(pg_backend_pid())", {})
+    assert away.value.connection_invalidated
+    with reading(engine) as conn:
+        assert rows(conn, "SELECT 1", {}) == [(1,)]
+    hasty = make_engine(database_url, statement_timeout_s=0.2)
+    try:
+        with reading(hasty) as conn, pytest.raises(DatabaseError) as slow:
+            rows(conn, "SELECT pg_sleep(60)", {})
+        assert is_out_of_time(slow.value)
+    finally:
+        hasty.dispose()

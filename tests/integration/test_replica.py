@@ -25,6 +25,7 @@ from api.cache.reader import Reader
 from api.cache.shared import Shared
 from api.cache.stats import Counts
 from api.cache.tags import Purges
+from api.cache.threads import Threads
 from db import keys, migrate
 from db.engine import Connection, DatabaseError, Engine, make_engine, reading, transaction
 from db.replica import record_end
@@ -402,7 +403,7 @@ def test_an_old_row_of_the_replica_is_given_to_no_other_process_once_its_purge_w
         for process, expected in ((reader, b"1"), (Reader(engine, None, purges, max_lag_s=10), b"2")):
             memory = Memory(purges, entries=10, kept_s=60)
             cache = Shared(shared.connect(redis_url))
-            with ThreadPoolExecutor(1) as threads:
+            with Threads(1) as threads:
                 answers = Answers(purges, memory, cache, process, threads)
                 want = Want(key=key, coding="identity", ttl_s=300, read=read, counts=Counts())
                 _, variant, level = await answers.get(want)

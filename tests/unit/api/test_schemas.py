@@ -35,6 +35,11 @@ def test_a_query_is_read_whatever_the_order_and_spelling_of_its_characters() -> 
     assert parameters(b"q=") == {"q": ""}
 
 
+@pytest.mark.parametrize("raw", ["a=b=c&d", "&&a=1&", "a", "a=é&b=;c", "", "&".join(f"a{n}={n}" for n in range(40))])
+def test_a_query_without_escapes_is_read_as_with_them(raw: str) -> None:
+    assert parameters(raw.encode()) | {"z": "-"} == parameters(f"{raw}&z=%2d".encode())
+
+
 @pytest.mark.parametrize(
     "raw", [b"q=%ff", b"q=\xff", b"q=a&q=b", b"q=%00", b"%00=a", b"&".join(b"a%d=1" % n for n in range(99))]
 )
