@@ -6,7 +6,7 @@ often and late, changes nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    any_,
     bindparam,
     case,
     cast,
@@ -275,14 +276,20 @@ _MINUTES: _Part = (
 )
 
 
-def _rows(column: str) -> Subquery:
-    """Build the rollups that have this column, each with its sign: 1, or -1 where it is taken off.
+# Of the few series that are timed, named to the index: it skips what lies between them.
+_TIMED = func.array(select(metric_series.c.series_id).where(metric_series.c.buckets.is_not(None)).scalar_subquery())
+
+
+def _rows(column: str, *of: Callable[[Table], ColumnElement[bool]]) -> Subquery:
+    """Build the rollups with this column, each with its sign: 1, or -1 where it is taken off; `of` says of which series.
 
     The limit, which nothing reaches, keeps PostgreSQL from starting processes to share the work: that takes longer than
     the work.
     """
     of_parts = (
-        select(t.c.series_id, t.c[column], cast(sign, BigInteger).label("sign")).where(when, t.c[column].is_not(None))
+        select(t.c.series_id, t.c[column], cast(sign, BigInteger).label("sign")).where(
+            when, *(which(t) for which in of)
+        )
         for t, when, sign in (_MINUTES, _HOURS)
     )
     return union_all(*of_parts).limit(2**31).subquery()
@@ -294,7 +301,8 @@ def _summed() -> Select[Any]:
     Class by class, since to take the arrays apart would cost twice as much; and apart from the rest, since most series
     are only counted: adding up classes that they don't have would be nearly all of the work.
     """
-    totals, buckets = _rows("total"), _rows("buckets")
+    totals = _rows("total")
+    buckets = _rows("buckets", lambda t: t.c.series_id == any_(_TIMED), lambda t: t.c.buckets.is_not(None))
     # Seconds that were all taken off may leave some 1e-16 behind, on either side of 0.
     total = func.greatest(func.sum(totals.c.sign * totals.c.total), 0).label("total")
     places: list[ColumnElement[Any]] = [literal_column(str(place)) for place in range(1, CLASSES + 1)]
