@@ -97,12 +97,13 @@ def _profile_own(
             except started.Stopped:
                 raise Fault("Stopped before there was anything to profile.") from None
             process.go_on(after, stop)
+            if how != inside.SAMPLED:
+                process.begin()
             note(f"{name} runs (pid {process.pid}) and is profiled for {seconds:g} s; Ctrl-C ends that.")
             written = {}
             if how == inside.SAMPLED:
                 flames.record(process.pid, out, seconds=seconds, stop=stop)
             else:
-                process.begin()
                 process.go_on(seconds, stop)
                 written = process.end()
             process.check()

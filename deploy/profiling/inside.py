@@ -56,6 +56,7 @@ def _converse(profile: Profile, folder: Path) -> None:
         outside.send((os.getpid(), os.getppid()))
         outside.recv()
         profile.begin(folder / str(os.getpid()))
+        outside.send(True)
         outside.recv()
         profile.end()
         outside.send(True)

@@ -99,7 +99,7 @@ class Started:
             raise Fault(f"It ended with {self._process.returncode} while it was profiled: what it said stands above.")
 
     def begin(self) -> None:
-        """Let every process, and those that are still to come, begin its profile."""
+        """Let every process begin its profile, and those that are still to come; return when those that are there have."""
         self._is_begun = True
         self._look()
 
@@ -149,8 +149,10 @@ class Started:
             for told in self._told:
                 if not told.is_begun:
                     told.is_begun = True
-                    with suppress(OSError):
+                    with suppress(EOFError, OSError):  # it has ended
                         told.connection.send(True)
+                        if told.connection.poll(WRITE_S):
+                            told.connection.recv()
 
 
 def _answers(settings: Settings) -> bool:
