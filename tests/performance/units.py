@@ -244,8 +244,9 @@ def _csv() -> Case:
 def _recalled() -> Case:
     """Know a request by its bytes, which is all the parsing that a hit gets."""
     raw = b"GET /api/summary HTTP/1.1\r\nHost: localhost\r\nUser-Agent: a\r\nAccept: */*\r\nAccept-Encoding: zstd\r\n\r\n"
-    question = Question(_UNUSED, "GET", "/api/summary", None, None, "", None, False)
-    front = Front(_UNUSED, _UNUSED, _UNUSED, _UNUSED, _UNUSED, Proxies(()))
+    known: Any = "what it is answered with"
+    question = Question(_UNUSED, known, None, "GET", None, None, "", None, False)
+    front = Front(_UNUSED, _UNUSED, _UNUSED, _UNUSED, _UNUSED, Proxies(()), timeout_s=1)
     front.remember(raw, "127.0.0.1", question)
     heads = {raw: question}
     return Case(
