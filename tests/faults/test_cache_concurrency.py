@@ -130,7 +130,6 @@ def test_when_the_worker_that_reads_for_all_is_killed_another_reads(
 class Seen(NamedTuple):
     """What one answer showed: of which account (None: of all, by key), and when it was asked for."""
 
-    path: str
     asked_at: float
     took_s: float
     account: int | None
@@ -202,7 +201,7 @@ def test_no_answer_is_anothers_and_none_is_older_than_promised(
                 assert body["account"]["account_key"] == account
                 assert ("dates" in body) == ("fields" not in path)
                 numbers = {account: body["followers"][-1]}
-            seen.append(Seen(path, asked_at, took_s, account, numbers, answer.headers["X-Cache"]))
+            seen.append(Seen(asked_at, took_s, account, numbers, answer.headers["X-Cache"]))
         connection.close()
         return seen
 
@@ -220,18 +219,17 @@ def test_no_answer_is_anothers_and_none_is_older_than_promised(
     refresh_s = max(one.took_s for seen in seen_by_reader for one in seen)
     late, old, levels = [], [], []
     for seen in seen_by_reader:
-        newest: dict[str, int] = {}
+        newest: dict[int, int] = {}
         for one in seen:
             levels.append(one.level)
             for key, number in one.numbers.items():
                 missing_s = truth.missing_for(key, number, one.asked_at)
                 (old if one.account is None else late).append(missing_s)
             if one.account is not None:
-                # A connection stays with its worker, and what that has shown under an address it doesn't take back. (Under
-                # another one of the same account it may still show what was before a commit whose purge is on its way.)
+                # A connection stays with its worker, and what that has shown of an account it doesn't take back.
                 number = one.numbers[one.account]
-                assert number >= newest.get(one.path, 0), "an older number came back"
-                newest[one.path] = number
+                assert number >= newest.get(one.account, 0), "an older number came back"
+                newest[one.account] = number
     late.sort()
     print(f"{len(levels)} answers, {sum(map(len, truth.purged_at.values()))} commits; account answers older than")
     print(
