@@ -27,6 +27,8 @@ from api.streams import Streams
 # Who is refused in the middle of a body is heard out for so long, that the answer can arrive.
 LINGER_S = 2.0
 LOOK_S = 0.1
+# What came while the loop stood still is read within so long of its going on.
+GRACE_S = 0.1
 # How long the app may take to end, once no connection is left.
 CLOSING_S = 4
 
@@ -68,6 +70,8 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
     _met: Met | None = None
     # When a request was last answered without being parsed, by the loop's clock.
     _answered_at = float("-inf")
+    # Whether it has lain idle for as long as it may, and is looked at once more.
+    _is_overdue = False
 
     def __init__(self, worker: Any) -> None:
         super().__init__(worker)
@@ -203,12 +207,19 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
             )
         )
 
+    def _arm_keepalive_timer(self) -> None:
+        self._is_overdue = False
+        super()._arm_keepalive_timer()
+
     def _keepalive_timeout(self) -> None:
+        """Close an idle connection, unless its next request came in time, and only the loop stood still: a loop's timers go first."""
         left_s = self._answered_at + self._keepalive - self.worker.loop.time()
-        if left_s <= 0:
+        if left_s <= 0 and self._is_overdue:
             super()._keepalive_timeout()
-        else:  # gunicorn hasn't heard of what was answered meanwhile
-            self._keepalive_handle = self.worker.loop.call_later(left_s, self._keepalive_timeout)
+            return
+        self._is_overdue = left_s <= 0
+        # What was answered meanwhile gunicorn hasn't heard of.
+        self._keepalive_handle = self.worker.loop.call_later(max(left_s, GRACE_S), self._keepalive_timeout)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -1,6 +1,6 @@
 """Both cache levels behind one door: an answer from memory, from Redis, or made now.
 
-What shows one account is never older than a purged commit. What shows many (`db.tags.is_aggregate`) is, during a sweep,
+What shows one account is never older than a purged commit, nor than what this process has shown of it before. What shows many (`db.tags.is_aggregate`) is, during a sweep,
 out of date all the time: it is given out as `stale` while its successor is read in the background, at most once in
 STALE_S, for all processes by one of them. So it never misses a commit for longer than STALE_S and one such read.
 """
@@ -34,6 +34,9 @@ HOT_HITS = 20
 # How often those that wait for another process's read look for it, and for how long before they read themselves.
 _POLL_S = 0.03
 _PATIENCE_S = 2 * FLIGHT_S
+# A read that began before a commit which has been shown meanwhile is done again, so often at most: then what the database
+# says holds, such as a time that was put right.
+_MOST_READS = 3
 
 
 Hit = tuple[Kept, Variant, Level]
@@ -97,7 +100,7 @@ class Answers:
         found = await self._shared.look(key, coding)
         if found.answer is None or found.variant is None or found.unseen_s is not None:
             return None
-        if found.variant.coding != coding:
+        if found.variant.coding != coding or self._memory.is_behind(found.answer):
             return None
         if hit := self.hit(key, coding):  # somebody else has just put it there
             return hit
@@ -129,7 +132,8 @@ class Answers:
             # The stamps are taken before anything is read: a commit in between makes the answer invalid, not wrong.
             heard, at = self._purges.stamp(), time.monotonic()
             found = await self._shared.look(want.key, want.coding, take=take)
-            if found.token or found.stamp is None or at > gives_up_at:
+            is_behind = found.answer is not None and self._memory.is_behind(found.answer)
+            if found.token or found.stamp is None or is_behind or at > gives_up_at:
                 return await self._read(want, Stamps(heard, found.stamp, at), found.token), "miss"
             if found.answer and (take == "missing" or found.unseen_s is None or found.age_s < STALE_S):
                 kept = self._adopt(want.key, want.counts, found, heard, at)
@@ -139,7 +143,11 @@ class Answers:
     async def _read(self, want: Want, now: Stamps, token: str | None) -> Kept:
         before = self._memory.peek(want.key)
         try:
-            answer, variant, stamps = await self._threads.run(self._make, want, now, before)
+            for reads in range(_MOST_READS):
+                made = self._threads.run(self._make, want, now, before, reads > 0)
+                answer, variant, stamps = await made
+                if not self._memory.is_behind(answer):
+                    break
         except Exception:
             if token:
                 await self._shared.leave(want.key, token)
@@ -150,10 +158,12 @@ class Answers:
         await self._shared.keep(want.key, answer, variant, stamps, token)
         return kept
 
-    def _make(self, want: Want, now: Stamps, before: Kept | None) -> tuple[Answer, Variant, Stamps]:
+    def _make(
+        self, want: Want, now: Stamps, before: Kept | None, on_primary: bool
+    ) -> tuple[Answer, Variant, Stamps]:
         ttl_s = want.ttl_s
         try:
-            content, stamps = self._reader.read(want.read, now)
+            content, stamps = self._reader.read(want.read, now, on_primary=on_primary)
         except Absent as exc:
             content = Content(body=body_of(exc), tags=frozenset({NAMES}), modified_at=None, status=exc.status_code)
             stamps, ttl_s = now, ABSENT_S

@@ -38,7 +38,8 @@ class Content(Struct, frozen=True, kw_only=True):
     """What a read made: the body, the tags of all that it shows, and the time of the newest fact in it.
 
     `headers` are those that say more of this body than its media type does. `kept_s` is for what holds only so long,
-    whatever it is asked by.
+    whatever it is asked by. What shows one account as it stood after its attempt of `modified_at` names it in `account`,
+    by its tag.
     """
 
     body: bytes
@@ -47,6 +48,7 @@ class Content(Struct, frozen=True, kw_only=True):
     status: int = 200
     headers: dict[str, str] = {}
     kept_s: float | None = None
+    account: str | None = None
 
 
 class Stamps(Struct, frozen=True):
@@ -83,6 +85,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     modified_at: datetime | None
     ttl_s: float
     headers: dict[str, str] = {}
+    account: str | None = None
 
 
 class Kept(Struct, kw_only=True):

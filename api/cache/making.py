@@ -20,6 +20,7 @@ def answer_of(key: Key, content: Content, ttl_s: float) -> Answer:
         modified_at=content.modified_at,
         ttl_s=ttl_s if content.kept_s is None else min(ttl_s, content.kept_s),
         headers=content.headers,
+        account=content.account,
     )
 
 

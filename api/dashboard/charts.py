@@ -93,11 +93,12 @@ def followers(dates: Sequence[date], lines: Mapping[str, Values], scale: Scale) 
 
 
 class Drawn(Struct, frozen=True, kw_only=True):
-    """A chart with the tags of what it shows, and the time of its newest fact."""
+    """A chart with the tags of what it shows, and the time of its newest fact; `account` is the tag of the one it shows."""
 
     chart: Chart
     tags: frozenset[str]
     modified_at: datetime | None = None
+    account: str | None = None
 
 
 async def give(room: Room, req: Request, resp: Response, form: Form, draw: Callable[[Connection], Drawn]) -> None:
@@ -105,7 +106,9 @@ async def give(room: Room, req: Request, resp: Response, form: Form, draw: Calla
 
     def read(conn: Connection) -> Content:
         drawn = draw(conn)
-        return Content(body=drawn.chart.encoded(form), tags=drawn.tags, modified_at=drawn.modified_at)
+        return Content(
+            body=drawn.chart.encoded(form), tags=drawn.tags, modified_at=drawn.modified_at, account=drawn.account
+        )
 
     await room.cached.give(req, resp, ttl_s=TTL_S, read=read, media_type=CSV if form == "csv" else JSON)
 
@@ -142,6 +145,7 @@ class AccountChart:
                 chart=of_account(history, query.metric),
                 tags=tags_of(account, handle) | {tags.standing(account.platform), tags.ANNOTATIONS},
                 modified_at=account.last_attempt_at,
+                account=tags.account(account.account_key),
             )
 
         await give(self._room, req, resp, query.format, draw)

@@ -120,6 +120,7 @@ class OneAccount:
             body=msgspec.json.encode(picked(detail, names)),
             tags=tags_of(account, handle) | {tags.standing(account.platform)},
             modified_at=account.last_attempt_at,
+            account=tags.account(account.account_key),
         )
 
 

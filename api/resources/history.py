@@ -102,6 +102,7 @@ class AccountHistory:
             body=msgspec.json.encode(picked(history, names)),
             tags=tags_of(account, handle) | {tags.standing(account.platform), tags.ANNOTATIONS},
             modified_at=account.last_attempt_at,
+            account=tags.account(account.account_key),
         )
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -45,27 +45,30 @@ def api(database_url: str, redis_url: str) -> Iterator[InProcess]:
 class Level:
     """One process's caches without HTTP: reads return `value`, and do `meanwhile` between reading and keeping."""
 
-    def __init__(self, redis_url: str, engine: Engine) -> None:
+    def __init__(self, redis_url: str, engine: Engine, *, threads: int = 1) -> None:
         self.purges = Purges()
         self.purges.connected()
         self.redis = shared.connect(redis_url)
         memory = Memory(self.purges, entries=10, kept_s=60)
-        self.threads = Threads(1)
+        self.threads = Threads(threads)
         reader = Reader(engine, None, self.purges, max_lag_s=10)
         self.shared = Shared(self.redis)
         self.answers = Answers(self.purges, memory, self.shared, reader, self.threads)
         self.value = "old"
+        self.attempted_at: datetime | None = None
         self.meanwhile = lambda: None
 
-    async def get(self) -> tuple[str, str]:
-        want = Want(key=KEY, coding="identity", ttl_s=300, read=self._read, counts=Counts())
+    async def get(self, key: Key = KEY) -> tuple[str, str]:
+        want = Want(key=key, coding="identity", ttl_s=300, read=self._read, counts=Counts())
         _, variant, level = await self.answers.get(want)
         return variant.body.decode(), level
 
     def _read(self, conn: Connection) -> Content:
-        value = self.value
+        value, attempted_at = self.value, self.attempted_at
         self.meanwhile()
-        return Content(body=value.encode(), tags=frozenset({"account:1"}), modified_at=None)
+        return Content(
+            body=value.encode(), tags=frozenset({"account:1"}), modified_at=attempted_at, account="account:1"
+        )
 
     async def close(self) -> None:
         await self.answers.close()
@@ -93,6 +96,90 @@ def test_what_was_read_before_a_commit_is_kept_at_no_level(redis_url: str, engin
         assert await here.get() == ("new", "l2")
         await here.close()
         await there.close()
+
+    asyncio.run(scenario())
+
+
+NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
+WHOLE, SOME = KEY, Key("/api/summary", (("fields", "followers"),), "application/json")
+
+
+def _commit(*processes: Level) -> None:
+    """Let reads show a commit whose purge nobody has heard yet."""
+    for one in processes:
+        one.value, one.attempted_at = "new", NOON + timedelta(seconds=1)
+
+
+async def _shown_before(*processes: Level) -> None:
+    """Have an account shown under one of its addresses."""
+    for one in processes:
+        one.attempted_at = NOON
+        assert (await one.get(WHOLE))[0] == "old"
+
+
+def test_between_a_commit_and_its_purge_no_older_number_comes_back_from_memory(
+    redis_url: str, engine: Engine
+) -> None:
+    async def scenario() -> None:
+        here = Level(redis_url, engine)
+        await _shown_before(here)
+        _commit(here)
+        assert await here.get(WHOLE) == ("old", "l1"), "nobody knows better yet"
+        assert await here.get(SOME) == ("new", "miss")
+        assert await here.get(WHOLE) == ("new", "miss")
+        assert await here.get(WHOLE) == ("new", "l1")
+        await here.close()
+
+    asyncio.run(scenario())
+
+
+def test_between_a_commit_and_its_purge_no_older_number_comes_back_from_redis(redis_url: str, engine: Engine) -> None:
+    async def scenario() -> None:
+        here, there = Level(redis_url, engine), Level(redis_url, engine)
+        await _shown_before(there)
+        _commit(here)
+        assert await here.get(SOME) == ("new", "miss")
+        assert await here.answers.fetch(WHOLE, "identity", Counts()) is None
+        assert await here.get(WHOLE) == ("new", "miss")
+        await here.close()
+        await there.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_read_that_began_before_what_was_shown_meanwhile_is_done_again(redis_url: str, engine: Engine) -> None:
+    async def scenario() -> None:
+        here = Level(redis_url, engine, threads=2)
+        here.attempted_at = NOON
+        is_reading, may_end = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            here.meanwhile = lambda: None
+            is_reading.set()
+            assert may_end.wait(10)
+
+        here.meanwhile = wait
+        slow = asyncio.create_task(here.get(WHOLE))
+        assert await asyncio.to_thread(is_reading.wait, 10)
+        _commit(here)
+        assert await here.get(SOME) == ("new", "miss")
+        may_end.set()
+        assert await slow == ("new", "miss")
+        await here.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_time_that_goes_back_in_the_database_holds_after_a_few_reads(redis_url: str, engine: Engine) -> None:
+    """Such as one of a clock that was wrong: it must not have every request read for ever."""
+
+    async def scenario() -> None:
+        here = Level(redis_url, engine)
+        await _shown_before(here)
+        here.value, here.attempted_at = "put right", NOON - timedelta(days=1)
+        assert await here.get(SOME) == ("put right", "miss")
+        assert await here.get(SOME) == ("put right", "l1")
+        await here.close()
 
     asyncio.run(scenario())
 

@@ -1,6 +1,8 @@
 """Slow, broken and hostile clients against real gunicorn workers: each comes to an end, and nobody else notices."""
 
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,8 @@ from tests import fakes
 from tests.serving import Gunicorn, add_account, gunicorn, in_process, keep, wait_for
 
 # Shorter than in gunicorn.conf.py, so that the tests are.
-SHORT = {"GUNICORN_CMD_ARGS": "--keep-alive 2 --timeout 10 --worker-connections 40", "API_BODY_TIMEOUT_S": "1"}
+KEEP_ALIVE_S = 2
+SHORT = {"GUNICORN_CMD_ARGS": f"--keep-alive {KEEP_ALIVE_S} --timeout 10 --worker-connections 40", "API_BODY_TIMEOUT_S": "1"}
 GENEROUS_S = 30.0
 GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -176,6 +179,24 @@ def test_what_is_no_request_is_refused(server: Gunicorn, request_: bytes, expect
 )
 def test_chunks_that_are_none_are_refused(server: Gunicorn, token: bytes, chunks: bytes) -> None:
     assert status(exchange(server, post(token, b"Transfer-Encoding: chunked") + chunks)) == 400
+
+
+@pytest.mark.parametrize("before", [0, 1, 4])
+def test_a_request_that_came_in_time_is_answered_though_the_worker_stood_still(server: Gunicorn, before: int) -> None:
+    """Who has lain idle for too long by the time that it goes on may have asked long ago: first, later, in known bytes."""
+    request = b"GET /api/summary HTTP/1.1\r\nHost: a\r\n\r\n"
+    (worker,) = server.workers
+    with connect(server) as connection:
+        for _ in range(before):
+            connection.sendall(request)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        server.get("/healthz")  # it has taken the connection by now
+        os.kill(worker, signal.SIGSTOP)
+        connection.sendall(request)
+        time.sleep(KEEP_ALIVE_S + 1)
+        os.kill(worker, signal.SIGCONT)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        assert rest(connection) == b"", "and idle, it ends as ever"
 
 
 def test_requests_sent_at_once_are_answered_in_their_order(server: Gunicorn) -> None:

@@ -1,3 +1,8 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from api.cache import memory
 from api.cache.entries import Answer, Kept, Key, Variant
 from api.cache.memory import Memory
 from api.cache.stats import Counts
@@ -23,9 +28,24 @@ class Level:
         self.counts = Counts()
         self.tag = tag
 
-    def put(self, path: str, *, stamp: int | None = None, ttl_s: float = 1000, **what: float) -> None:
+    def put(
+        self,
+        path: str,
+        *,
+        stamp: int | None = None,
+        ttl_s: float = 1000,
+        modified_at: datetime | None = None,
+        account: str | None = None,
+        **what: float,
+    ) -> None:
         answer = Answer(
-            digest=key(path).digest, content=path, status=200, tags=(self.tag,), modified_at=None, ttl_s=ttl_s
+            digest=key(path).digest,
+            content=path,
+            status=200,
+            tags=(self.tag,),
+            modified_at=modified_at,
+            ttl_s=ttl_s,
+            account=account,
         )
         kept = Kept(
             answer=answer,
@@ -41,6 +61,9 @@ class Level:
     def state(self, path: str) -> str | None:
         found = self.memory.get(key(path))
         return None if found is None else found[1]
+
+
+NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
 
 def key(path: str) -> Key:
@@ -134,3 +157,35 @@ def test_everything_is_forgotten_when_everything_is_purged() -> None:
     assert level.state("/a") is None
     level.put("/a")
     assert level.state("/a") == "fresh"
+
+
+def test_what_was_shown_of_an_account_is_not_taken_back_under_another_address() -> None:
+    level = Level(tag="account:1")
+    level.put("/old", modified_at=NOON, account="account:1")
+    level.put("/never read", modified_at=None, account="account:1")
+    level.put("/another's", modified_at=NOON, account="account:2")
+    level.put("/no account's", modified_at=NOON)
+    level.put("/new", modified_at=NOON + timedelta(seconds=1), account="account:1")
+    assert level.state("/old") is None
+    assert level.state("/never read") is None
+    assert [level.state(path) for path in ("/new", "/another's", "/no account's")] == ["fresh"] * 3
+    assert level.counts.purged == 2
+
+
+def test_a_time_that_was_put_right_is_what_is_shown_from_then_on() -> None:
+    level = Level(tag="account:1")
+    level.put("/a", modified_at=NOON, account="account:1")
+    level.put("/b", modified_at=NOON - timedelta(days=1), account="account:1")
+    assert [level.state(path) for path in ("/a", "/b")] == ["fresh", "fresh"]
+
+
+def test_of_which_accounts_it_is_known_what_was_shown_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_MOST_SHOWN", 2)
+    level = Level()
+    level.put("/old", modified_at=NOON, account="account:1")
+    for number in (1, 2, 3):
+        level.put(f"/{number}", modified_at=NOON + timedelta(seconds=1), account=f"account:{number}")
+    assert level.state("/old") == "fresh"
+    level.put("/old 3", modified_at=NOON, account="account:3")
+    level.put("/new 3", modified_at=NOON + timedelta(seconds=1), account="account:3")
+    assert level.state("/old 3") is None
