@@ -158,9 +158,7 @@ class Answers:
         await self._shared.keep(want.key, answer, variant, stamps, token)
         return kept
 
-    def _make(
-        self, want: Want, now: Stamps, before: Kept | None, on_primary: bool
-    ) -> tuple[Answer, Variant, Stamps]:
+    def _make(self, want: Want, now: Stamps, before: Kept | None, on_primary: bool) -> tuple[Answer, Variant, Stamps]:
         ttl_s = want.ttl_s
         try:
             content, stamps = self._reader.read(want.read, now, on_primary=on_primary)

@@ -19,7 +19,10 @@ from tests.serving import Gunicorn, add_account, gunicorn, in_process, keep, wai
 
 # Shorter than in gunicorn.conf.py, so that the tests are.
 KEEP_ALIVE_S = 2
-SHORT = {"GUNICORN_CMD_ARGS": f"--keep-alive {KEEP_ALIVE_S} --timeout 10 --worker-connections 40", "API_BODY_TIMEOUT_S": "1"}
+SHORT = {
+    "GUNICORN_CMD_ARGS": f"--keep-alive {KEEP_ALIVE_S} --timeout 10 --worker-connections 40",
+    "API_BODY_TIMEOUT_S": "1",
+}
 GENEROUS_S = 30.0
 GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 
