@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 HOW_TO_GET_IT = "Chromium is not installed: apt-get install chromium"
 LARGEST_SHIFT = 0.05
+# What modules load after the page has been: there is no moment when nothing is on its way, while numbers follow.
+MODULES_MS = 1_500
 _OPTIONS = (
     "--no-sandbox",  # the tests may run as root, which the sandbox refuses
     "--disable-gpu",
@@ -57,7 +59,9 @@ def loaded(page: Page) -> dict[str, int]:
 
     def count(request: Any) -> None:
         if request.resource_type in sizes:
-            sizes[request.resource_type] += request.sizes()["responseBodySize"]
+            # Asked for beforehand: other requests are counted while this waits for the answer, and would be forgotten.
+            size = request.sizes()["responseBodySize"]
+            sizes[request.resource_type] += size
 
     page.on("requestfinished", count)
     return sizes

@@ -3,13 +3,11 @@
 from playwright.sync_api import Page
 
 from api.dashboard.look import NAVIGATION
-from tests.browser.chromium import loaded
+from tests.browser.chromium import MODULES_MS, loaded
 from tests.browser.conftest import Open
 
 MOST_SCRIPT_BYTES, MOST_STYLE_BYTES = 60_000, 25_000
 PAGES = [*(path for path, _ in NAVIGATION), "/accounts/x/agency", "/compare?s1=x/agency&s2=org:Agency", "/docs"]
-# What modules load after the page has been: there is no moment when nothing is on its way, while numbers follow.
-MODULES_MS = 1_500
 
 
 def load(page: Page, path: str) -> None:

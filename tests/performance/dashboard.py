@@ -59,15 +59,26 @@ _DRAW = """
         began = performance.now();
         return data;
       };
+      // uPlot clears its canvas whenever it draws.
+      const { clearRect } = CanvasRenderingContext2D.prototype;
+      let cleared = 0;
+      CanvasRenderingContext2D.prototype.clearRect = function (...where) {
+        if (figure.contains(this.canvas)) cleared += 1;
+        clearRect.apply(this, where);
+      };
       const painted = (root) => { for (const one of root.querySelectorAll("canvas")) one.getContext("2d").getImageData(0, 0, 1, 1); };
-      const ours = [], bare = [];
+      const ours = [], bare = [], times = [];
       for (let round = 0; round < rounds; round += 1) {
         const drawn = new Promise((resolve) => figure.addEventListener("drawn", () => queueMicrotask(() => {
           painted(figure);
           resolve(performance.now() - began);
         }), { once: true }));
+        cleared = 0;
         await draw(figure);
         ours.push(await drawn);
+        // Who watches its size is told of it by then.
+        await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+        times.push(cleared);
         const place = document.createElement("div");
         document.body.append(place);
         const { clientWidth: width, clientHeight: height } = figure.querySelector("[data-plot]");
@@ -80,7 +91,7 @@ _DRAW = """
         plot.destroy();
         place.remove();
       }
-      return { ours, bare, points: data.dates.length, series: data.series.length };
+      return { ours, bare, times, points: data.dates.length, series: data.series.length };
     }
 """
 
@@ -235,12 +246,15 @@ def _visits(one: Machine, browser: Browser, names: Sequence[str], size: Size) ->
         for (name, path), level in product(paths.items(), ("miss", "l1")):
             with browser.new_context(viewport=PHONE, base_url=f"http://127.0.0.1:{api.port}") as context:
                 page = context.new_page()
-                sizes[name] = chromium.loaded(page)
+                loaded = chromium.loaded(page)
                 answer = page.goto(path)
                 assert answer and answer.headers["x-cache"] == level
                 page.locator(drawn[name]).wait_for()
                 if number:  # the first one warms up
                     paints.setdefault(f"{name}, {level}", []).append(page.evaluate(_LARGEST_PAINT))
+                else:  # a canvas may stand there before the size of each script has been told
+                    page.wait_for_timeout(chromium.MODULES_MS)
+                    sizes[name] = loaded
         one.end(api.process)
     return Chapter(
         f"A first visit from this machine, {size.accounts:,} accounts",
@@ -252,6 +266,8 @@ def _visits(one: Machine, browser: Browser, names: Sequence[str], size: Size) ->
                 for kind, most in (("script", 60), ("stylesheet", 25))
             ),
         ],
+        fails_when="all organisations are shown instead of the 25 largest: the overview's largest paint, made for it, after"
+        " 1,650 ms, with 1,500 accounts; each page loads 150 kB of script more: 177 kB",
     )
 
 
@@ -279,7 +295,9 @@ def _chart(api: Served, browser: Browser, names: Sequence[str], size: Size) -> C
             middle("drawn", found["ours"], "ms", at_most=50),
             middle("uPlot alone", found["bare"], "ms"),
             middle("drawn / uPlot alone", ratios, at_most=2),
+            middle("how often it is drawn", found["times"], at_most=1),
         ],
+        fails_when="each day is a point: 151 ms, 10.6 times uPlot alone; it is drawn again when it is told of its size: twice",
     )
 
 
@@ -295,7 +313,11 @@ def _lighthouse(api: Served, names: Sequence[str], size: Size) -> Chapter:
         for category in CATEGORIES:
             scores = [100 * run[category] for run in runs]
             lines.append(Line(f"{name}: {category}", max(scores), "points", min(scores), max(scores), at_least=100))
-    return Chapter(title, lines)
+    return Chapter(
+        title,
+        lines,
+        fails_when="an image has no alt: accessibility 95; a script isn't there: best practices 96, with 200 accounts",
+    )
 
 
 def lighthouse() -> Path | str:

@@ -52,6 +52,7 @@ ROUNDS = Rounds(3, 9)
 ROUNDS_OF_A_MONTH = 3
 STREAM_S = 30
 PER_S = 1_000
+MOST_BEHIND_S = 3.0
 WORKERS = 20
 # Messages go out so often: none of a second waits for the next.
 TICKS_PER_S = 20
@@ -179,19 +180,22 @@ def _stream(running: Machine) -> Chapter:
             behind_s.append((sent - kept()) / PER_S)
         time.sleep(max(0.0, began + tick / TICKS_PER_S - time.perf_counter()))
     took_s = time.perf_counter() - began
-    wait(lambda: kept() >= sent, "every message in the record")
+    if behind_s[-1] <= MOST_BEHIND_S:
+        wait(lambda: kept() >= sent, "every message in the record")
+        assert kept() == sent, "every message was counted, once"
     used_s = cpu_s(recorder) - used_s
-    assert kept() == sent, "every message was counted, once"
     running.end(recorder)
+    running.redis.flushall()  # what one that fell behind leaves would be the next recorder's work
     return Chapter(
         f"A recorder that gets {PER_S:,} messages a second for {STREAM_S} s, of {WORKERS} workers",
         [
             Line("messages that came", sent / took_s, "messages/s", at_least=0.98 * PER_S),
             Line("its CPU", used_s / took_s, "cores", at_most=1.0),
             # It writes about once a second.
-            middle("what isn't recorded yet, each second", behind_s, "s", at_most=3.0),
-            Line("at the end", behind_s[-1], "s", at_most=3.0),
+            middle("what isn't recorded yet, each second", behind_s, "s", at_most=MOST_BEHIND_S),
+            Line("at the end", behind_s[-1], "s", at_most=MOST_BEHIND_S),
         ],
+        fails_when="each message has a transaction of its own: 26 s behind at the end",
     )
 
 

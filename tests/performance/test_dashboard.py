@@ -20,7 +20,7 @@ def test_a_small_dashboard_goes_through_every_chapter(monkeypatch: pytest.Monkey
     *chapters, last = dashboard.run(quick=True)
 
     bounded = [line for chapter in chapters for line in chapter.lines if line.is_met is not None]
-    assert len(bounded) == 9 + 8 + 2
+    assert len(bounded) == 9 + 8 + 3
     # CPU is counted in hundredths of a second: of so few requests it may be none.
     assert all(line.value is not None and line.value >= 0 for chapter in chapters for line in chapter.lines)
     assert [(line.name, line.value) for line in last.lines] == [("not run: it is left out here", None)]

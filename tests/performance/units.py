@@ -69,7 +69,9 @@ def run(*, quick: bool = False) -> Iterator[Chapter]:
     yield Chapter(
         "Functions without a database, CPU",
         [line for make in CASES.values() for line in _compared(make(), rounds)],
-        fails_when="rows become dicts instead of structs before they are JSON: 0.2 of dicts and json.dumps",
+        fails_when="rows become dicts instead of structs before they are JSON: 0.2 of dicts and json.dumps; CSV is written"
+        " through dicts: 2.1; a request's headers are taken apart: 44; an answer's key is hashed anew: 26; users are indexed"
+        " for each account: 87; a row's types are looked up for each cursor: 18",
     )
     with machine() as running:
         load_due(running.engine, BATCH, now=NOON, posts_due=False)
@@ -131,7 +133,7 @@ def _job(both: "Jobs", rounds: Rounds) -> Chapter:
                 "claimed, begun and saved / a COPY of as many bare rows",
                 [mine / other for mine, other in zip(ours, bare, strict=True)],
                 "times",
-                at_most=40,
+                at_most=28,
             ),
             middle("claimed, begun and saved", [1_000 * took_s for took_s in ours], "ms"),
         ]
@@ -141,7 +143,11 @@ def _job(both: "Jobs", rounds: Rounds) -> Chapter:
         if number:
             ours.append(median(mine for mine, _ in took))
             bare.append(median(other for _, other in took))
-    return Chapter(f"A job of {BATCH}, with the database", lines())
+    return Chapter(
+        f"A job of {BATCH}, with the database",
+        lines(),
+        fails_when="snapshots are written ten at a time: 45 times a COPY; one by one: 230",
+    )
 
 
 def _took_s(work: Callable[[], Any]) -> float:
