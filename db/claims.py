@@ -23,6 +23,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    cast,
     delete,
     func,
     insert,
@@ -91,8 +92,10 @@ _FINISHED = ("succeeded", "partly_failed", "failed")
 
 def _with_accounts(job: FromClause, state: FromClause = scrape_state) -> _Query:
     """Return a query of jobs with a row per account; a job whose accounts were deleted has one without any."""
+    # As text: the driver would make an object of the id in each row, and SQLAlchemy a text of that (0.25 ms for 100 rows).
+    columns = (cast(one, Text).label(one.name) if one.name == "job_id" else one for one in job.c)
     return (
-        select(*job.c, *_ACCOUNT_COLUMNS, state.c.failures)
+        select(*columns, *_ACCOUNT_COLUMNS, state.c.failures)
         .select_from(
             job.outerjoin(state, state.c.job_id == job.c.job_id).outerjoin(
                 dim_account, dim_account.c.account_key == state.c.account_key

@@ -48,7 +48,9 @@ def redirected(request: Request, page: Page) -> Request | None:
 
 
 def _url(address: str, params: Pairs) -> str:
-    return address + (f"?{urlencode(params)}" if params else "")
+    # Commas and colons are as good in a query as their codes (RFC 3986, 3.4), and a batch's ids stand between them:
+    # where anything is coded, urllib3 looks at each character of the address anew, twice (0.3 ms for 100 ids).
+    return address + (f"?{urlencode(params, safe=',:')}" if params else "")
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

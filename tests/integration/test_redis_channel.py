@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kombu.exceptions import OperationalError
@@ -29,6 +30,35 @@ def test_a_message_whose_connection_is_gone_is_refused_in_the_way_that_celery_ex
         with pytest.raises(connection.connection_errors):
             message.ack()
         channel.connection.client = connection
+
+
+def test_all_commands_of_a_channel_go_by_one_client_until_its_connections_are_gone(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    make = redis_channel.Channel._create_client
+
+    def create(channel: redis_channel.Channel, asynchronous: bool = False) -> Any:
+        client = make(channel, asynchronous)
+        if not asynchronous:  # those wait for messages, and have a connection of their own
+            made.append(client)
+        return client
+
+    monkeypatch.setattr(redis_channel.Channel, "_create_client", create)
+    celery = make_celery(settings("postgresql://nowhere/rollcall", redis_url))
+    with celery.connection_for_read() as connection:
+        channel = connection.default_channel
+        queue = lanes.queue("bluesky", "core")(channel)
+        for _ in range(3):
+            connection.Producer().publish({}, routing_key=queue.name, declare=[queue])
+            queue.get().ack()
+        assert len(made) == 1
+
+        channel._disconnect_pools()
+        connection.Producer().publish({}, routing_key=queue.name)
+
+        assert queue.get() is not None
+        assert len(made) == 2
 
 
 def test_a_redis_that_does_not_answer_any_more_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,11 +36,11 @@ BASELINE = baseline.FILE
 # Of what is written to a file.
 WIDTH = 150
 AREAS: dict[str, Callable[[argparse.Namespace], Iterator[Chapter]]] = {
-    "pipeline": lambda options: pipeline.run(options.profile),
+    "pipeline": lambda options: pipeline.run(options.profile, quick=options.quick),
     "api": lambda options: api.run(quick=options.quick),
     "db": lambda options: db.run(quick=options.quick),
     "dashboard": lambda options: dashboard.run(quick=options.quick),
-    "metrics": lambda options: metrics.run(),
+    "metrics": lambda options: metrics.run(quick=options.quick),
     "units": lambda options: units.run(quick=options.quick),
     "growth": lambda options: growth.run(quick=options.quick),
     "promises": lambda options: promises.run(quick=options.quick),

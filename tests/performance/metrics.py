@@ -47,21 +47,31 @@ from tests.performance.machine import Machine, cpu_s, machine, wait
 from tests.performance.report import Chapter, Line, middle
 from tests.performance.rounds import Rounds
 
-MESSAGES = 5_000
-ROUNDS = Rounds(3, 9)
-ROUNDS_OF_A_MONTH = 3
-STREAM_S = 30
 PER_S = 1_000
 MOST_BEHIND_S = 3.0
 WORKERS = 20
 # Messages go out so often: none of a second waits for the next.
 TICKS_PER_S = 20
-REQUESTS_COUNTED = 20_000
-READS = 100
-ASKED = 500
 ENDPOINTS = 30
 CACHED = 12
-DAYS = 30
+
+
+class Size(Struct, frozen=True):
+    """How much is done: messages at a time, seconds of a stream, requests counted, and `days` of a record that is read."""
+
+    rounds: Rounds = Rounds(3, 9)
+    messages: int = 5_000
+    stream_s: int = 30
+    requests: int = 20_000
+    days: int = 30
+    rounds_of_a_month: int = 3
+    reads: int = 100
+    asked: int = 500
+
+
+QUICK = Size(
+    rounds=Rounds(1, 1), messages=500, stream_s=5, requests=2_000, days=5, rounds_of_a_month=1, reads=20, asked=50
+)
 
 
 class Taken(Struct, frozen=True):
@@ -71,15 +81,17 @@ class Taken(Struct, frozen=True):
     seconds: float
 
 
-def run() -> Iterator[Chapter]:
-    yield _counting()
+def run(*, quick: bool = False) -> Iterator[Chapter]:
+    """Measure, and yield each chapter as it is found."""
+    size = QUICK if quick else Size()
+    yield _counting(size)
     with machine() as running:
-        yield _recorder(running)
-        yield _stream(running)
-        yield _month(running)
+        yield _recorder(running, size)
+        yield _stream(running, size.stream_s)
+        yield _month(running, size)
 
 
-def _recorder(running: Machine) -> Chapter:
+def _recorder(running: Machine, size: Size) -> Chapter:
     """Compare the recorder with one that only takes and acknowledges the same messages, in turn."""
     settings = running.settings()
     bare, whole = list[Taken](), list[Taken]()
@@ -88,36 +100,36 @@ def _recorder(running: Machine) -> Chapter:
         shares = [mine.cpu_s / other.cpu_s for mine, other in zip(whole, bare, strict=True)]
         return [middle("CPU as a multiple of taking and acknowledging", shares, "times", at_most=1.5)]
 
-    for number in ROUNDS.until_steady(ratios):
-        found = [_taken(settings, number * 2, lambda _: None)]
-        found.append(_taken(settings, number * 2 + 1, lambda counted: _keep(running.engine, counted)))
+    for number in size.rounds.until_steady(ratios):
+        found = [_taken(settings, number * 2, size.messages, lambda _: None)]
+        found.append(_taken(settings, number * 2 + 1, size.messages, lambda counted: _keep(running.engine, counted)))
         if number:
             bare.append(found[0])
             whole.append(found[1])
-    assert _kept(running.engine) == MESSAGES * (len(whole) + 1), "every message was counted, once"
+    assert _kept(running.engine) == size.messages * (len(whole) + 1), "every message was counted, once"
     return Chapter(
-        f"The recorder, {MESSAGES:,} messages at a time, each of a job",
+        f"The recorder, {size.messages:,} messages at a time, each of a job",
         [
             *ratios(),
-            middle("CPU per message", [1e6 * one.cpu_s / MESSAGES for one in whole], "µs"),
+            middle("CPU per message", [1e6 * one.cpu_s / size.messages for one in whole], "µs"),
             middle(
                 "messages per second of its CPU",
-                [MESSAGES / one.cpu_s for one in whole],
+                [size.messages / one.cpu_s for one in whole],
                 "messages/s",
                 at_least=PER_S,
             ),
-            middle("messages per second", [MESSAGES / one.seconds for one in whole], "messages/s"),
+            middle("messages per second", [size.messages / one.seconds for one in whole], "messages/s"),
         ],
         fails_when="each message has a transaction of its own: 3.5 times taking and acknowledging, 335 a second",
     )
 
 
-def _taken(settings: Settings, sender: int, keep: Callable[[Sequence[Counted]], None]) -> Taken:
+def _taken(settings: Settings, sender: int, messages: int, keep: Callable[[Sequence[Counted]], None]) -> Taken:
     celery = make_celery(settings)
-    for message in islice(_of_jobs(f"worker-{sender}"), MESSAGES):
+    for message in islice(_of_jobs(f"worker-{sender}"), messages):
         publish_counted(celery, message)
     stop = threading.Event()
-    left = MESSAGES
+    left = messages
 
     def take(counted: Sequence[Counted]) -> bool:
         nonlocal left
@@ -159,7 +171,7 @@ def _of_jobs(sender: str) -> Iterator[Counted]:
         yield Counted(sender=sender, role="worker", number=number, at=datetime.now(UTC), samples=samples)
 
 
-def _stream(running: Machine) -> Chapter:
+def _stream(running: Machine, seconds: int) -> Chapter:
     """Send a recorder as many messages a second as it has to bear, and see how far behind it is each second."""
     recorder = running.start("workers.recorder", log="recorder")
     celery = make_celery(running.settings())
@@ -172,7 +184,7 @@ def _stream(running: Machine) -> Chapter:
     publish_counted(celery, next(senders[0]))
     wait(lambda: kept() == 1, "the recorder's first message")
     began, used_s, sent, behind_s = time.perf_counter(), cpu_s(recorder), 1, list[float]()
-    for tick in range(1, STREAM_S * TICKS_PER_S + 1):
+    for tick in range(1, seconds * TICKS_PER_S + 1):
         for _ in range(PER_S // TICKS_PER_S):
             publish_counted(celery, next(senders[sent % WORKERS]))
             sent += 1
@@ -187,7 +199,7 @@ def _stream(running: Machine) -> Chapter:
     running.end(recorder)
     running.redis.flushall()  # what one that fell behind leaves would be the next recorder's work
     return Chapter(
-        f"A recorder that gets {PER_S:,} messages a second for {STREAM_S} s, of {WORKERS} workers",
+        f"A recorder that gets {PER_S:,} messages a second for {seconds} s, of {WORKERS} workers",
         [
             Line("messages that came", sent / took_s, "messages/s", at_least=0.98 * PER_S),
             Line("its CPU", used_s / took_s, "cores", at_most=1.0),
@@ -199,7 +211,7 @@ def _stream(running: Machine) -> Chapter:
     )
 
 
-def _counting() -> Chapter:
+def _counting(size: Size) -> Chapter:
     """Compare counting a request with making the id that each request has."""
     unused: Any = None
     counting = Counting(Stats(), Threads(1), [], unused)
@@ -207,7 +219,7 @@ def _counting() -> Chapter:
     response: Any = SimpleNamespace(status_code=200)
 
     async def count() -> None:
-        for _ in range(REQUESTS_COUNTED):
+        for _ in range(size.requests):
             await counting.process_response(request, response, None, True)
 
     shares, costs = list[float](), list[float]()
@@ -218,17 +230,17 @@ def _counting() -> Chapter:
             middle("CPU", costs, "µs"),
         ]
 
-    for number in ROUNDS.until_steady(lines):
+    for number in size.rounds.until_steady(lines):
         began = time.thread_time()
         asyncio.run(count())
         counted = time.thread_time() - began
         began = time.thread_time()
-        for _ in range(REQUESTS_COUNTED):
+        for _ in range(size.requests):
             uuid.uuid4().hex  # noqa: B018
         spent = time.thread_time() - began
         if number:
             shares.append(counted / spent)
-            costs.append(1e6 * counted / REQUESTS_COUNTED)
+            costs.append(1e6 * counted / size.requests)
     return Chapter(
         "Counting a request",
         lines(),
@@ -236,7 +248,7 @@ def _counting() -> Chapter:
     )
 
 
-def _month(running: Machine) -> Chapter:
+def _month(running: Machine, size: Size) -> Chapter:
     """Compare the figures of the last day, with a month behind them, with those of a record that is a day old."""
     settings = running.settings()
     limits = Limits(settings, tuple(platforms.load().values()), {})
@@ -248,20 +260,20 @@ def _month(running: Machine) -> Chapter:
         with reading(running.engine) as conn:
             total, day = metrics.totals(conn), metrics.lately(conn, a_day_ago)
             lately = metrics.lately(conn, now - timedelta(minutes=5))
-        for samples, seconds in ((total, 86_400 * DAYS), (day, 86_400), (lately, 300)):
+        for samples, seconds in ((total, 86_400 * size.days), (day, 86_400), (lately, 300)):
             window(samples, limits, since=now, seconds=seconds)
 
     cpu_ms = {}
-    for days in (1, DAYS):
+    for days in (1, size.days):
         _generate(running.engine, now, days=days)
         figures()
-        cpu_ms[days] = [_cpu_ms(running.engine, figures) for _ in range(ROUNDS_OF_A_MONTH)]
+        cpu_ms[days] = [_cpu_ms(running.engine, figures, size.reads) for _ in range(size.rounds_of_a_month)]
     with reading(running.engine) as conn:
         rows = conn.scalar(text("SELECT (SELECT count(*) FROM metric_minute) + (SELECT count(*) FROM metric_hour)"))
     running.start("workers.recorder", log="recorder")
     api = served.start(running, "api", log="api", WEB_CONCURRENCY="1")
     wait(lambda: b'"unknown":{"queries"' in api.get("/api/performance")[1], "a record that isn't behind")
-    asked = _timed_ms(lambda: api.get("/api/performance"), ASKED)
+    asked = _timed_ms(lambda: api.get("/api/performance"), size.asked)
     return Chapter(
         f"/api/performance with a month of rollups of {len(list(_busy_minute()))} series",
         [
@@ -269,15 +281,15 @@ def _month(running: Machine) -> Chapter:
             # Of the least rounds: what else the machine does only adds.
             Line(
                 "CPU of reading and adding up: a month / a day",
-                min(cpu_ms[DAYS]) / min(cpu_ms[1]),
+                min(cpu_ms[size.days]) / min(cpu_ms[1]),
                 "times",
-                min(cpu_ms[DAYS]) / max(cpu_ms[1]),
-                max(cpu_ms[DAYS]) / min(cpu_ms[1]),
+                min(cpu_ms[size.days]) / max(cpu_ms[1]),
+                max(cpu_ms[size.days]) / min(cpu_ms[1]),
                 at_most=1.25,
             ),
-            middle("the same, with as many single minutes as ever", cpu_ms[DAYS], "ms"),
+            middle("the same, with as many single minutes as ever", cpu_ms[size.days], "ms"),
             middle("asked of an API process", asked, "ms"),
-            Line("its p99", sorted(asked)[math.ceil(ASKED * 0.99) - 1], "ms", at_most=50),
+            Line("its p99", sorted(asked)[math.ceil(size.asked * 0.99) - 1], "ms", at_most=50),
         ],
         fails_when="up to 59 minutes of the day's first hour are added up one by one: a p99 of 72 ms",
     )
@@ -320,7 +332,7 @@ def _generate(engine: Engine, now: datetime, *, days: int) -> None:
     with transaction(engine) as conn:
         conn.execute(text("TRUNCATE metric_minute, metric_hour, metric_series, metric_sender"))
         message = Counted(sender="api-1", role="api", number=1, at=now, samples=samples)
-        metrics.add(conn, [message], oldest=now - timedelta(days=DAYS))
+        metrics.add(conn, [message], oldest=now - timedelta(days=days))
         conn.execute(text("TRUNCATE metric_minute, metric_hour"))
         for step, times, buckets in (("minute", 1, "buckets"), ("hour", 60, sixty)):
             filled = fill.format(table=f"metric_{step}", step=step, times=times, buckets=buckets)
@@ -329,7 +341,7 @@ def _generate(engine: Engine, now: datetime, *, days: int) -> None:
         conn.execute(text("VACUUM ANALYZE"))
 
 
-def _cpu_ms(engine: Engine, work: Callable[[], object]) -> float:
+def _cpu_ms(engine: Engine, work: Callable[[], object], times: int) -> float:
     """Return what CPU `work` costs this thread and PostgreSQL, by the one connection that is in use."""
     with reading(engine) as conn:
         driver: Any = conn.connection.driver_connection
@@ -339,9 +351,9 @@ def _cpu_ms(engine: Engine, work: Callable[[], object]) -> float:
         return time.thread_time() + sum(backend.cpu_times()[:2])
 
     before = used_s()
-    for _ in range(READS):
+    for _ in range(times):
         work()
-    return 1000 * (used_s() - before) / READS
+    return 1000 * (used_s() - before) / times
 
 
 def _timed_ms(work: Callable[[], object], times: int) -> list[float]:

@@ -28,22 +28,40 @@ from tests.performance.process import NOOP, noop_app, noop_queue
 from tests.performance.report import Chapter, Line, middle
 from tests.performance.rounds import Rounds
 
-ROUNDS = Rounds(3, 6)
 WORKERS = 2
 BATCH = 100
-# So many that each sweep takes some seconds.
-SWEPT = {BATCH: 10_000, 1: 500}
-NOOPS = 2_000
-JOBS_OF_MEMORY = 10_000
-TICKS = 60
-SAVES = 20
-DUE = (1_000, 1_000_000)
 MIB = 1 << 20
 
 # No limit, and a queue that the workers never find empty.
 UNLIMITED = {"RATE_LIMIT_X_PROFILES": "1000000/s", "PLAN_AHEAD_S": "0.1"}
 WORKER_STAGES = ("limit", "take", "fetch", "parse", "decide", "save", "purge", "metric", "commit and log")
 PLANNER_STAGES = ("plan", "publish")
+
+
+class Size(Struct, frozen=True):
+    """How much is done; `swept` accounts by the size of a batch, and `due` accounts of the two planners.
+
+    Of the accounts that are swept there are so many that each sweep takes some seconds.
+    """
+
+    rounds: Rounds = Rounds(3, 6)
+    swept: Mapping[int, int] = {BATCH: 10_000, 1: 500}
+    noops: int = 2_000
+    jobs_of_memory: int = 10_000
+    saves: int = 20
+    ticks: int = 60
+    due: tuple[int, int] = (1_000, 1_000_000)
+
+
+QUICK = Size(
+    rounds=Rounds(1, 1),
+    swept={BATCH: 2_000, 1: 100},
+    noops=500,
+    jobs_of_memory=1_000,
+    saves=5,
+    ticks=12,
+    due=(1_000, 20_000),
+)
 
 
 class Sweep(Struct, frozen=True):
@@ -109,34 +127,35 @@ class Fleet:
         return found
 
 
-def run(profile: Path | None = None) -> Iterator[Chapter]:
+def run(profile: Path | None = None, *, quick: bool = False) -> Iterator[Chapter]:
     """Measure everything, and yield each chapter as it is found."""
+    size = QUICK if quick else Size()
     with machine() as running:
-        yield from _sweeps(running, profile)
+        yield from _sweeps(running, profile, size)
     with machine() as running:
-        yield _saving(running)
+        yield _saving(running, size)
     with machine() as running:
-        yield _memory(running)
-    yield _ticks()
+        yield _memory(running, size.jobs_of_memory)
+    yield _ticks(size)
 
 
-def _sweeps(running: Machine, profile: Path | None) -> Iterator[Chapter]:
+def _sweeps(running: Machine, profile: Path | None, size: Size) -> Iterator[Chapter]:
     """Compare sweeps in batches with sweeps one by one, and with tasks that do nothing, in turn."""
     running.environ |= UNLIMITED
-    load_due(running.engine, max(SWEPT.values()), now=datetime.now(UTC), posts_due=False)
+    load_due(running.engine, max(size.swept.values()), now=datetime.now(UTC), posts_due=False)
     fleet = Fleet(running, WORKERS, profile)
     noops = [running.metered("noop") for _ in range(WORKERS)]
-    sweeps: dict[int, list[Sweep]] = {batch: [] for batch in SWEPT}
+    sweeps: dict[int, list[Sweep]] = {batch: [] for batch in size.swept}
     tasks_per_s: list[float] = []
-    for number in ROUNDS.until_steady(lambda: _throughput(sweeps, tasks_per_s).lines):
-        found = {batch: fleet.sweep(accounts, batch) for batch, accounts in SWEPT.items()}
-        per_s = _noops_per_s(running)
+    for number in size.rounds.until_steady(lambda: _throughput(sweeps, tasks_per_s).lines):
+        found = {batch: fleet.sweep(accounts, batch) for batch, accounts in size.swept.items()}
+        per_s = _noops_per_s(running, size.noops)
         if number:  # the one before reads each account for the first time
             tasks_per_s.append(per_s)
             for batch, one in found.items():
                 sweeps[batch].append(one)
     yield _throughput(sweeps, tasks_per_s)
-    yield from (_cpu_chapter(batch, sweeps[batch]) for batch in SWEPT)
+    yield from (_cpu_chapter(batch, sweeps[batch]) for batch in size.swept)
     if profile is not None:
         yield _statements(fleet.workers)
     for worker in (*fleet.workers, *noops):
@@ -189,19 +208,19 @@ def _statements(workers: Sequence[Metered]) -> Chapter:
     return Chapter("Time to the answer of each statement, both batch sizes together", lines)
 
 
-def _noops_per_s(running: Machine) -> float:
+def _noops_per_s(running: Machine, tasks: int) -> float:
     """Return how many tasks that do nothing as many of Celery's own workers do in a second."""
     celery = noop_app(running.settings())
     began = time.perf_counter()
     with celery.producer_pool.acquire(block=True) as producer, producer.batch():
-        for number in range(NOOPS):
+        for number in range(tasks):
             celery.send_task(NOOP, args=[str(number)], queue=noop_queue(), producer=producer)
     redis = running.redis
     wait(lambda: not (redis.llen(noop_queue()) or redis.hlen("unacked")), "every no-op task", every_s=0.005)
-    return NOOPS / (time.perf_counter() - began)
+    return tasks / (time.perf_counter() - began)
 
 
-def _saving(running: Machine) -> Chapter:
+def _saving(running: Machine, size: Size) -> Chapter:
     """Compare saving a job with a plain COPY of as many bare rows, in turn."""
     load_due(running.engine, BATCH, now=datetime.now(UTC), posts_due=False)
     with transaction(running.engine) as conn:
@@ -217,8 +236,10 @@ def _saving(running: Machine) -> Chapter:
     def lines() -> list[Line]:
         return [middle("as a multiple of a plain COPY of its rows", ratios, "times")]
 
-    for number in ROUNDS.until_steady(lines):
-        times = [(_saved_s(running.engine, number * SAVES + n), _copied_s(running.engine)) for n in range(SAVES)]
+    for number in size.rounds.until_steady(lines):
+        times = [
+            (_saved_s(running.engine, number * size.saves + n), _copied_s(running.engine)) for n in range(size.saves)
+        ]
         if number:
             ratios.append(median(saved for saved, _ in times) / median(copied for _, copied in times))
     return Chapter(f"Saving a job of {BATCH}", lines())
@@ -253,16 +274,16 @@ def _copied_s(engine: Engine) -> float:
         connection.close()
 
 
-def _memory(running: Machine) -> Chapter:
-    """Watch one worker's memory over ten thousand jobs of one account."""
+def _memory(running: Machine, jobs_wanted: int) -> Chapter:
+    """Watch one worker's memory over so many jobs of one account."""
     running.environ |= UNLIMITED
-    load_due(running.engine, JOBS_OF_MEMORY, now=datetime.now(UTC), posts_due=False)
+    load_due(running.engine, jobs_wanted, now=datetime.now(UTC), posts_due=False)
     fleet = Fleet(running, 1)
     (worker,) = fleet.workers
     sizes: list[tuple[int, int]] = []
     with fleet.planning(1):
-        began = _make_due(running.engine, JOBS_OF_MEMORY)
-        while len(sizes) < 2 or sizes[-1][0] < JOBS_OF_MEMORY:
+        began = _make_due(running.engine, jobs_wanted)
+        while len(sizes) < 2 or sizes[-1][0] < jobs_wanted:
             time.sleep(0.5)
             with reading(running.engine) as conn:
                 done = conn.scalar(
@@ -270,24 +291,29 @@ def _memory(running: Machine) -> Chapter:
                     {"began": began},
                 )
             sizes.append((done, worker.rss_bytes))
-    warm = [(jobs, size) for jobs, size in sizes if jobs >= JOBS_OF_MEMORY // 5]
+    warm = [(jobs, size) for jobs, size in sizes if jobs >= jobs_wanted // 5]
     slope = linear_regression(*zip(*warm, strict=True)).slope
     return Chapter(
-        f"A worker's memory over {JOBS_OF_MEMORY:,} jobs",
+        f"A worker's memory over {jobs_wanted:,} jobs",
         [
-            Line("growth per 10,000 jobs, after the first 2,000", slope * 10_000 / MIB, "MiB", at_most=4),
+            Line(
+                f"growth per 10,000 jobs, after the first {jobs_wanted // 5:,}",
+                slope * 10_000 / MIB,
+                "MiB",
+                at_most=4,
+            ),
             Line("at the end", sizes[-1][1] / MIB, "MiB"),
         ],
         fails_when="each job leaves 3 kB behind: 41 MiB more per 10,000 jobs",
     )
 
 
-def _ticks() -> Chapter:
-    """Compare ticks with a thousand and with a million accounts due, and watch the broker's memory."""
+def _ticks(size: Size) -> Chapter:
+    """Compare ticks with few and with very many accounts due, and watch the broker's memory."""
     with machine() as few, machine() as many:
         found = {}
         planners = {}
-        for count, running in zip(DUE, (few, many), strict=True):
+        for count, running in zip(size.due, (few, many), strict=True):
             running.environ["SIMULATOR_URL"] = "http://nowhere"  # credentials aren't lacking; nothing is called
             load_due(running.engine, count, platforms=tuple(platforms.load()), now=datetime.now(UTC))
             with transaction(running.engine) as conn:
@@ -295,25 +321,26 @@ def _ticks() -> Chapter:
             found[count] = []
             planners[count] = planner_of(running)
         memory = []
-        for _ in range(TICKS):
-            for count, running in zip(DUE, (few, many), strict=True):
+        for _ in range(size.ticks):
+            for count, running in zip(size.due, (few, many), strict=True):
                 found[count].append(tick_ms(running.engine, planners[count]))
             memory.append(many.redis.info("memory")["used_memory"] / MIB)
-    warm = {count: ticks[TICKS // 4 :] for count, ticks in found.items()}
-    few_ms, many_ms = (warm[count] for count in DUE)
+    warm = {count: ticks[size.ticks // 4 :] for count, ticks in found.items()}
+    few_due, many_due = size.due
+    few_ms, many_ms = (warm[count] for count in size.due)
     return Chapter(
         "A planner's tick, all platforms at their limits",
         [
             middle(
-                "a million accounts due, as a multiple of a thousand",
+                f"{many_due:,} accounts due, as a multiple of {few_due:,}",
                 [more / fewer for more, fewer in zip(many_ms, few_ms, strict=True)],
                 "times",
                 at_most=3,
             ),
-            middle("with a million due", many_ms, "ms", at_most=50),
+            middle(f"with {many_due:,} due", many_ms, "ms", at_most=50),
             Line("  99 of 100 ticks within", quantiles(many_ms, n=100)[98], "ms"),
-            middle("with a thousand due", few_ms, "ms"),
-            Line("the broker's memory with a million due", max(memory), "MiB", at_most=16),
+            middle(f"with {few_due:,} due", few_ms, "ms"),
+            Line(f"the broker's memory with {many_due:,} due", max(memory), "MiB", at_most=16),
         ],
         fails_when="the index of what is due is left out: 31 times, with no more than 100,000 due",
     )

@@ -5,10 +5,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import pytest
+
+from tests.performance import pipeline
 from tests.performance.accounts import load_due
 from tests.performance.machine import machine
 from tests.performance.meter import Meter
-from tests.performance.pipeline import PLANNER_STAGES, UNLIMITED, WORKER_STAGES, Fleet
+from tests.performance.pipeline import BATCH, PLANNER_STAGES, UNLIMITED, WORKER_STAGES, Fleet
+from tests.performance.rounds import Rounds
 
 
 def test_a_small_sweep_reads_in_batches_and_counts_every_stage() -> None:
@@ -22,6 +26,26 @@ def test_a_small_sweep_reads_in_batches_and_counts_every_stage() -> None:
     stages = [f"worker: {stage}" for stage in WORKER_STAGES] + [f"planner: {stage}" for stage in PLANNER_STAGES]
     assert [stage for stage in stages if sweep.cpu_s[stage] <= 0] == []
     assert sweep.cpu_s["worker"] > sum(sweep.cpu_s[f"worker: {stage}"] for stage in WORKER_STAGES)
+
+
+def test_every_chapter_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = pipeline.Size(
+        rounds=Rounds(1, 1),
+        swept={BATCH: 200, 1: 10},
+        noops=20,
+        jobs_of_memory=60,
+        saves=2,
+        ticks=4,
+        due=(500, 2_000),
+    )
+    monkeypatch.setattr(pipeline, "QUICK", small)
+
+    chapters = list(pipeline.run(quick=True))
+
+    assert len(chapters) == 6
+    assert sum(line.is_met is not None for chapter in chapters for line in chapter.lines) == 5
+    # So short a look at the memory may see none of it grow.
+    assert all(line.value > 0 or "growth" in line.name for chapter in chapters for line in chapter.lines)
 
 
 def test_a_stage_is_counted_without_the_stages_that_it_calls() -> None:

@@ -147,6 +147,15 @@ def test_the_request_carries_parameters_agent_and_credential_where_they_belong(h
     assert TOKEN not in request.url
 
 
+def test_the_ids_of_a_batch_are_asked_for_as_they_are(httpserver: HTTPServer) -> None:
+    asked = recorder(httpserver, "/ships")
+    client(httpserver.url_for("/")).get("/ships", [("ids", "1,2"), ("actors", "did:plc:a"), ("q", "a=b&c#d%2C")])
+
+    (request,) = asked
+    assert request.query_string == b"ids=1,2&actors=did:plc:a&q=a%3Db%26c%23d%252C"
+    assert request.args["q"] == "a=b&c#d%2C"
+
+
 def test_a_missing_credential_is_said_before_anything_is_asked() -> None:
     error = error_of("http://127.0.0.1:1", token=None)
     assert (type(error), error.reason) == (NotAllowed, "needs HARBOUR_TOKEN")
