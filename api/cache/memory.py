@@ -65,7 +65,7 @@ class Memory:
         return newest is not None and (answer.modified_at is None or answer.modified_at < newest)
 
     def _state(self, kept: Kept, now: float) -> State | None:
-        if self.is_behind(kept.answer):
+        if kept.answer.account is not None and self.is_behind(kept.answer):  # most hits are spared the call
             return None
         since = self._purges.unseen_since(kept.answer.tags, kept.stamp)
         if kept.unseen_since is not None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import linear_regression, median, quantiles
 
-from msgspec import Struct
+from msgspec import Struct, field
 from sqlalchemy import text
 
 from db import partitions
@@ -45,7 +45,7 @@ class Size(Struct, frozen=True):
     """
 
     rounds: Rounds = Rounds(3, 6)
-    swept: Mapping[int, int] = {BATCH: 10_000, 1: 500}
+    swept: Mapping[int, int] = field(default_factory=lambda: {BATCH: 10_000, 1: 500})
     noops: int = 2_000
     jobs_of_memory: int = 10_000
     saves: int = 20
