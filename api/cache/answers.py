@@ -18,7 +18,7 @@ from api.cache.flights import Flights
 from api.cache.making import answer_of, improved, recoded, variant_of
 from api.cache.memory import Memory
 from api.cache.reader import Read, Reader
-from api.cache.shared import FLIGHT_S, Found, Shared, Take
+from api.cache.shared import FLIGHT_S, Found, Shared, Take, packed
 from api.cache.stats import Counts
 from api.cache.tags import STALE_S, Purges
 from api.cache.threads import Threads
@@ -145,7 +145,7 @@ class Answers:
         try:
             for reads in range(_MOST_READS):
                 made = self._threads.run(self._make, want, now, before, reads > 0)
-                answer, variant, stamps = await made
+                answer, variant, stamps, kept_as = await made
                 if not self._memory.is_behind(answer):
                     break
         except Exception:
@@ -155,10 +155,12 @@ class Answers:
         kept = self._keep(
             want.key, want.counts, answer, variant, read_at=stamps.at, stamp=stamps.heard, unseen_since=None
         )
-        await self._shared.keep(want.key, answer, variant, stamps, token)
+        await self._shared.keep(want.key, answer, variant.coding, kept_as, stamps, token)
         return kept
 
-    def _make(self, want: Want, now: Stamps, before: Kept | None, on_primary: bool) -> tuple[Answer, Variant, Stamps]:
+    def _make(
+        self, want: Want, now: Stamps, before: Kept | None, on_primary: bool
+    ) -> tuple[Answer, Variant, Stamps, bytes]:
         ttl_s = want.ttl_s
         try:
             content, stamps = self._reader.read(want.read, now, on_primary=on_primary)
@@ -167,8 +169,10 @@ class Answers:
             stamps, ttl_s = now, ABSENT_S
         answer = answer_of(want.key, content, ttl_s)
         if before and before.answer.content == answer.content and want.coding in before.variants:
-            return answer, before.variants[want.coding], stamps
-        return answer, variant_of(answer, content.body, want.coding), stamps
+            variant = before.variants[want.coding]
+        else:
+            variant = variant_of(answer, content.body, want.coding)
+        return answer, variant, stamps, packed(variant)
 
     def _adopt(self, key: Key, counts: Counts, found: Found, heard: int, at: float) -> Kept:
         assert found.answer and found.variant

@@ -11,9 +11,11 @@ import brotli
 import pytest
 import zstandard
 from click.testing import Result
+from redis import Redis
 from sqlalchemy import event
 
 from api.cache import answers
+from api.cache.shared import VALUE_KEY
 from db import keys
 from db.engine import Engine, transaction
 from tests import fakes
@@ -102,6 +104,22 @@ def test_a_hot_answer_is_compressed_better_and_an_etag_still_names_the_same_byte
             again = api.get("/api/summary", Accept_Encoding=coding, If_None_Match=one)
             assert (again.status_code, again.headers["etag"]) == (304, one)
         assert api.get("/api/summary", Accept_Encoding="identity", If_None_Match=one).status_code == 200
+
+
+@pytest.mark.usefixtures("many")
+def test_a_long_answer_is_kept_in_few_bytes_and_comes_back_as_it_was(
+    api: InProcess, database_url: str, redis_url: str
+) -> None:
+    first = api.get("/api/summary", Accept_Encoding="identity")
+    with Redis.from_url(redis_url) as client:
+        wait_for(lambda: bool(client.keys(f"{VALUE_KEY}*")), "the answer in Redis")
+        (name,) = client.scan_iter(f"{VALUE_KEY}*")
+        assert client.hstrlen(name, "identity") < len(first.content) / 3
+    with in_process(fakes.settings(database_url, redis_url)) as process:
+        process.wait_until_it_hears_purges()
+        again = process.get("/api/summary", Accept_Encoding="identity")
+    assert again.headers["x-cache"] == "l2"
+    assert (again.content, again.headers["etag"]) == (first.content, first.headers["etag"])
 
 
 def test_headers_that_a_page_gives_are_the_same_from_memory(api: InProcess) -> None:
