@@ -7,7 +7,7 @@ STALE_S, for all processes by one of them. So it never misses a commit for longe
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -143,11 +143,12 @@ class Answers:
     async def _read(self, want: Want, now: Stamps, token: str | None) -> Kept:
         before = self._memory.peek(want.key)
         try:
-            for reads in range(_MOST_READS):
-                made = self._threads.run(self._make, want, now, before, reads > 0)
-                answer, variant, stamps, kept_as = await made
+            read = self._reader.read
+            for _ in range(_MOST_READS):
+                answer, variant, stamps, kept_as = await self._threads.run(self._make, read, want, now, before)
                 if not self._memory.is_behind(answer):
                     break
+                read = self._reader.read_primary
         except Exception:
             if token:
                 await self._shared.leave(want.key, token)
@@ -159,11 +160,15 @@ class Answers:
         return kept
 
     def _make(
-        self, want: Want, now: Stamps, before: Kept | None, on_primary: bool
+        self,
+        read: Callable[[Read, Stamps], tuple[Content, Stamps]],
+        want: Want,
+        now: Stamps,
+        before: Kept | None,
     ) -> tuple[Answer, Variant, Stamps, bytes]:
         ttl_s = want.ttl_s
         try:
-            content, stamps = self._reader.read(want.read, now, on_primary=on_primary)
+            content, stamps = read(want.read, now)
         except Absent as exc:
             content = Content(body=body_of(exc), tags=frozenset({NAMES}), modified_at=None, status=exc.status_code)
             stamps, ttl_s = now, ABSENT_S

@@ -47,15 +47,19 @@ class Reader:
         self._marks: tuple[Mark, ...] = ()
         self._state: State | None = None
 
-    def read(self, read: Read, now: Stamps, *, on_primary: bool = False) -> tuple[Content, Stamps]:
+    def read(self, read: Read, now: Stamps) -> tuple[Content, Stamps]:
         """Return what `read` made, and the stamps that it bears; `now` are those of a read on the primary.
 
         `read` is called a second time, on the primary, where the first on the replica failed or doesn't show enough.
         """
-        if self._replica is not None and self._state == "follows" and not on_primary:
+        if self._replica is not None and self._state == "follows":
             found = self._read_replica(self._replica, read)
             if found is not None:
                 return found
+        return self.read_primary(read, now)
+
+    def read_primary(self, read: Read, now: Stamps) -> tuple[Content, Stamps]:
+        """Do the same where the replica isn't to be asked."""
         with reading(self._primary) as conn:
             return read(conn), now
 

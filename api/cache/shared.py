@@ -9,6 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -187,7 +188,8 @@ class Shared:
         if self._keeping is not None:
             await self._keeping
         await self._scripts.close()
-        await self._redis.aclose()
+        with suppress(RedisError, OSError):  # one that is slow to part needn't fail what ends after it
+            await self._redis.aclose()
 
     async def _run(self, script: Script, key: Key, args: Sequence[Part]) -> Any:
         keys = [VALUE_KEY + key.digest, FLIGHT_KEY + key.digest, SEQUENCE_KEY]

@@ -127,7 +127,6 @@ def test_one_process_refreshes_for_all(
 ) -> None:
     times = [reads_of(api), reads_of(other)]
     assert [shown(one) for one in (api, other)] == [(0, "miss"), (0, "l2")]
-    time_of_read = time.monotonic()
     with transaction(engine) as conn:
         keep(conn, account_key, 1)
     purger(settings).purge({"summary"})
@@ -136,8 +135,8 @@ def test_one_process_refreshes_for_all(
     for one in (api, other):
         wait_for(lambda one=one: shown(one)[0] == 1, "the new number")
         assert shown(one)[1] in ("l1", "l2")
-    assert sum(map(len, times)) == 2, "the first, and one for both"
-    assert max(at for one in times for at in one) >= time_of_read + STALE_S * 0.9, "no sooner than was promised"
+    first_at, again_at = sorted(at for one in times for at in one)  # the first, and one for both
+    assert again_at >= first_at + STALE_S * 0.9, "no sooner than was promised"
 
 
 def test_what_nobody_asked_for_in_time_is_not_given_out_stale(

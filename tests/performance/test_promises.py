@@ -38,7 +38,8 @@ def test_every_promise_names_a_row_or_a_test_that_there_is() -> None:
         area, _, row = named.partition(": ")
         if row:
             source = (HERE / f"{area.strip('`')}.py").read_text()
-            assert row in source, f"./dev bench {area} has no row {row!r}"
+            # A number that hangs on the size of a run is `…` in the table.
+            assert all(part in source for part in row.split("…")), f"./dev bench {area} has no row {row!r}"
         else:
             assert named.strip("`") in tests, f"there is no {named}"
 
