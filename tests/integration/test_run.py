@@ -17,8 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-START_S = 60
-# The promise is ten seconds; the machine is shared.
+# Patience, no promise: some machines take three times as long as others.
+START_S = 180
+# The promise is ten seconds, where a start takes some fifteen; on a machine that takes longer for one, half of that.
 STOP_S = 15
 
 
@@ -47,8 +48,10 @@ def test_one_command_leads_to_numbers_and_stops_what_it_started(checkout: Path) 
 
 
 def test_it_serves_until_ctrl_c_keeps_its_data_and_says_when_it_runs_already(checkout: Path) -> None:
+    began = time.monotonic()
     running = _start(checkout)
     address = _address(running, checkout)
+    stop_s = max(STOP_S, (time.monotonic() - began) / 2)
     items = _summary(address)
 
     seen = _simulator(checkout)
@@ -73,14 +76,14 @@ def test_it_serves_until_ctrl_c_keeps_its_data_and_says_when_it_runs_already(che
 
     began = time.monotonic()
     running.send_signal(signal.SIGINT)
-    assert running.wait(STOP_S) == 0
-    assert time.monotonic() - began < STOP_S
+    assert running.wait(stop_s) == 0
+    assert time.monotonic() - began < stop_s
     assert not _children_of(checkout)
 
     again = _start(checkout)
     kept = {item["account_key"]: item["followers"] for item in _summary(_address(again, checkout))}
     again.terminate()
-    assert again.wait(STOP_S) == 0
+    assert again.wait(stop_s) == 0
     assert kept == {item["account_key"]: item["followers"] for item in items}
     # All but Flickr's: it doesn't tell followers.
     assert sum(count is not None for count in kept.values()) == 97
