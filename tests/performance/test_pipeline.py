@@ -28,7 +28,9 @@ def test_a_small_sweep_reads_in_batches_and_counts_every_stage() -> None:
     assert sweep.cpu_s["worker"] > sum(sweep.cpu_s[f"worker: {stage}"] for stage in WORKER_STAGES)
 
 
+# So short a look at the memory may see none of it grow, and of a process less CPU than its clock's tick of 10 ms.
 _GROWTH = "growth per 10,000 jobs, after the first 12"
+_WITHIN_A_TICK = {"framework", "planner", "PostgreSQL", "recorder", "Redis", "simulator"}
 
 
 def test_every_chapter_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,9 +49,9 @@ def test_every_chapter_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert len(chapters) == 6
     assert sum(line.is_met is not None for chapter in chapters for line in chapter.lines) == 5
-    lines = [line for chapter in chapters for line in chapter.lines]
-    # So short a look at the memory may see none of it grow, nor what a process did beside its stages.
-    assert {line.name.strip() for line in lines if line.value <= 0} <= {"framework", _GROWTH}
+    for chapter in chapters:
+        nothing = {line.name.strip() for line in chapter.lines if line.value <= 0}
+        assert nothing <= (_WITHIN_A_TICK if chapter.title.startswith("CPU seconds") else {_GROWTH})
 
 
 def test_a_stage_is_counted_without_the_stages_that_it_calls() -> None:
