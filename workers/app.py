@@ -18,7 +18,7 @@ from pipeline.settings import Settings, SettingsError, load_settings
 from workers.allowance import SharedAllowance
 from workers.clients import make_clients
 from workers.consumer import Consumer
-from workers.events import Events, Telling
+from workers.events import Events
 from workers.express import Express
 from workers.leaving import Leaving
 from workers.pauses import Pauses
@@ -85,7 +85,7 @@ def main() -> None:
     Express.queue = lanes.queue(platform.name, lanes.EXPRESS)
     Express.prefetch = settings.worker_concurrency
     Leaving.within_s = Watch.call_s = settings.stop_s
-    celery.steps["consumer"].update((Express, Leaving, Telling, Watch))
+    celery.steps["consumer"].update((Express, Leaving, Watch))
     deps = make_deps(settings, platform, celery, redis)
     register(celery, deps, SharedAllowance(redis))
     queues = ",".join(lanes.queue_name(platform.name, lane) for lane in lanes.PLANNED)

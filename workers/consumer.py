@@ -118,9 +118,6 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery has no types
 
         return received
 
-    def on_send_event_buffered(self) -> None:
-        """Let what happened to a job wait for more of its kind (`workers.events.Telling`)."""
-
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Refuse a remote command that can't be read: Celery would write it into the log."""
         log.error("message_refused", why="it can't be read", error=type(exc).__name__)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import urllib.request
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery.events.event import get_exchange
-from kombu import Connection, Queue
+from kombu import Connection
 from redis import Redis
 from sqlalchemy import func, select
 
@@ -77,28 +75,6 @@ def test_a_worker_told_to_stop_hands_back_what_it_holds_at_once_and_finishes_its
     processes.wait(lambda: _states(engine) == {"succeeded": 3}, within_s=20, what="the held jobs done by another")
     assert _calls(simulator) == 3
     processes.wait(lambda: waiting() == 0, within_s=5, what="every message gone")
-
-
-def test_flower_is_told_what_became_of_every_job_before_a_worker_stops(
-    running: tuple[System, Simulator], engine: Engine
-) -> None:
-    processes, _ = running
-    worker = _ready_worker(processes, **NO_LIMIT)
-    told: list[Any] = []
-    with Connection(_settings(processes).broker) as connection:
-        events = Queue("", get_exchange(connection), routing_key="task.#", exclusive=True, auto_delete=True)
-        with connection.Consumer([events], callbacks=[lambda body, _: told.append(body)], no_ack=True):
-            _hear(connection)  # on Redis it is heard from now on
-            _give_out(processes, engine, calls=5)
-            processes.wait(lambda: _states(engine) == {"succeeded": 5}, within_s=20, what="five jobs")
-            worker.terminate()
-            assert worker.wait(15) == 0
-            _hear(connection)
-
-    together = [body for body in told if isinstance(body, list)]  # the others are of the worker itself
-    types = Counter(event["type"] for body in together for event in body)
-    assert types == {"task-received": 5, "task-started": 5, "task-succeeded": 5}
-    assert len(together) < types.total()
 
 
 def test_no_message_is_lost_that_arrives_while_an_idle_worker_stops(
@@ -254,13 +230,6 @@ def _drain(processes: System, *arguments: str, **environ: str) -> subprocess.Com
         timeout=60,
         check=False,
     )
-
-
-def _hear(connection: Connection) -> None:
-    """Take what has come."""
-    with suppress(TimeoutError):
-        while True:
-            connection.drain_events(timeout=0.5)
 
 
 def _give_out(processes: System, engine: Engine, *, calls: int) -> None:
