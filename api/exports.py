@@ -50,7 +50,7 @@ class Exports:
         )
         self.folder = Path(settings.export_folder)
         self._snapshot_s = settings.export_snapshot_s
-        self._stall_s = settings.export_stall_s
+        self.stall_s = settings.export_stall_s
         self._most_open = settings.export_open
         self._keep_free_bytes = settings.export_keep_free_mb << 20
         self._threads = ThreadPoolExecutor(settings.export_threads, thread_name_prefix="export")
@@ -91,7 +91,7 @@ class Exports:
             spool = Spool(
                 self.folder,
                 keep_free_bytes=self._keep_free_bytes,
-                stall_s=self._stall_s,
+                stall_s=self.stall_s,
                 on_close=self._open.discard,
             )
         except OSError as exc:

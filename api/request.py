@@ -16,6 +16,11 @@ MET = "rollcall.met"
 """Bears, in a scope, what went wrong where an answer was made before Falcon heard of the request (`Met`)."""
 
 
+STALL = "rollcall.stall"
+"""Bears, in a scope, a call by which an answer has a time of its own, in seconds, after which a client that takes nothing
+of it is left. A server that has none for all answers gives none."""
+
+
 class Met(Struct, frozen=True):
     """What a request met that `began` then (time.perf_counter): the answer that it is told in hasn't been made yet."""
 

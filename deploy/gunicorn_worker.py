@@ -21,7 +21,7 @@ from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
 from api import front
-from api.request import MET, Met
+from api.request import MET, STALL, Met
 from api.streams import Streams
 
 # Who is refused in the middle of a body is heard out for so long, that the answer can arrive.
@@ -54,6 +54,8 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
     """One connection."""
 
     _stalled: asyncio.TimerHandle | None = None
+    # For how long a client may take nothing: gunicorn's timeout, or what the app said with its newest answer here.
+    _stall_s: float
     # What the client was told of this connection with the present answer; None before that.
     _closes: bool | None = None
     # Whether the answer has been given, and what still comes is thrown away.
@@ -75,6 +77,7 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
 
     def __init__(self, worker: Any) -> None:
         super().__init__(worker)
+        self._set_stall(self.cfg.timeout)
         # An app around ours, as a benchmark has, has none.
         self._ahead: front.Front | None = getattr(worker.asgi, "front", None)
         self.app = getattr(worker.asgi, "behind", worker.asgi)
@@ -185,7 +188,12 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         scope: dict[str, Any] = super()._build_http_scope(request, sockname, peername)
         if self._met is not None:
             scope[MET], self._met = self._met, None
+        self._set_stall(self.cfg.timeout)
+        scope[STALL] = self._set_stall
         return scope
+
+    def _set_stall(self, seconds: float) -> None:
+        self._stall_s = seconds
 
     def _will_close(self, request: Any, response_requires_close: bool) -> bool:
         """Tell the same at the end of an answer as at its beginning, when the client was told."""
@@ -251,9 +259,9 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         self.worker.loop.call_later(LINGER_S, self.transport.abort)
 
     def _await_reader(self) -> None:
-        """Break off an answer of which the client takes nothing for gunicorn's timeout; one that reads slowly goes on."""
+        """Break off an answer of which the client takes nothing for so long; one that reads slowly goes on."""
         self._end_wait()
-        self._stalled = self.worker.loop.call_later(self.cfg.timeout, self.transport.abort)
+        self._stalled = self.worker.loop.call_later(self._stall_s, self.transport.abort)
 
     def _end_wait(self) -> None:
         if self._stalled is not None:

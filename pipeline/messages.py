@@ -134,8 +134,11 @@ def declare_lanes(celery: Celery, platform: str) -> None:
     """Make sure of a platform's queues. Raises OperationalError when the broker can't be reached or refuses one."""
     with celery.connection_for_write() as connection, _refusals(connection):
         connection.ensure_connection(max_retries=1)
-        for lane in lanes.LANES:
-            lanes.queue(platform, lane)(connection.default_channel).declare()
+        try:
+            for lane in lanes.LANES:
+                lanes.queue(platform, lane)(connection.default_channel).declare()
+        except connection.recoverable_connection_errors as exc:  # kombu hands on what each transport raises
+            raise OperationalError(str(exc)) from exc
 
 
 def publish_jobs(celery: Celery, jobs: Iterable[Job]) -> None:

@@ -13,6 +13,7 @@ from api import encodings
 from api.exports import Rows
 from api.operations import Operation, Operations
 from api.problems import Fault, Problem, refuse
+from api.request import STALL
 from api.room import Room
 from api.routes import Route
 from api.schemas import (
@@ -150,6 +151,8 @@ class Export:
             is_book = media.format == "xlsx"
             whole = is_book or req.scope["http_version"] == "1.0"
             keep = partial(_kept, kind=self._kind, folder=self._exports.folder) if is_book else None
+            if set_stall := req.scope.get(STALL):
+                set_stall(self._exports.stall_s)
             resp.stream, resp.content_length = await self._exports.begin(rows, encode, keep=keep, whole=whole)
         # Behind what may be refused: a problem is no file.
         resp.content_type = media.media_type

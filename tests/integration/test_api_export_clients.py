@@ -5,8 +5,9 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,20 +131,23 @@ def begin(server: Gunicorn, path: str) -> Reader:
         if reader.status != 503:
             return reader
         reader.close()
+        time.sleep(0.1)
 
 
 def test_slow_readers_hold_no_transaction_and_little_memory_and_get_it_whole(
     engine: Engine, filled: None, serve: Callable[..., Any]
 ) -> None:
     snapshot_s = 60
-    with serve(EXPORT_OPEN=str(READERS), EXPORT_SNAPSHOT_S=str(snapshot_s)) as server:
+    # None of them is given up before all have begun.
+    given = {"EXPORT_OPEN": str(READERS), "EXPORT_SNAPSHOT_S": str(snapshot_s), "EXPORT_STALL_S": "900"}
+    with serve(**given) as server, ExitStack() as stack:
         (worker,) = server.workers
         whole = server.get(GRID)[2]
         assert whole.count(b"\n") == ACCOUNTS * DAYS
         idle_bytes = settled_bytes(worker)
         readers = []
         for _ in range(READERS):
-            readers.append(begin(server, GRID))
+            readers.append(stack.enter_context(closing(begin(server, GRID))))
             assert server.get("/api/summary")[0] == 200  # while exports are being read
             assert all(age_s < snapshot_s for age_s, _ in exporting(engine))
         # None of them has taken more than a few kilobytes, and no transaction waits for that.
@@ -156,7 +160,6 @@ def test_slow_readers_hold_no_transaction_and_little_memory_and_get_it_whole(
             conn.execute(text("DELETE FROM fact_followers_snapshot"))
         for reader in readers:
             found = body(reader.rest())
-            reader.close()
             assert hashlib.sha256(found).digest() == hashlib.sha256(whole).digest()
 
 
@@ -170,7 +173,8 @@ def test_a_client_that_goes_away_ends_its_read(
         wait_for(lambda: waits_for_the_lock(engine), "the export to wait for the lock")
         client.close()
         wait_for(lambda: not exporting(engine), "the statement to end")
-        assert server.get("/api/export/summary")[0] == 200  # its place is free again
+        # A moment after the database's, the server's own end: then its place is free again.
+        wait_for(lambda: server.get("/api/export/summary")[0] == 200, "its place to be free")
 
 
 def test_a_read_that_fails_in_the_middle_does_not_look_like_a_whole_file(
@@ -220,6 +224,17 @@ def test_a_client_that_takes_nothing_any_more_is_left(
         assert server.get("/api/export/summary")[0] == 503
         wait_for(lambda: server.get("/api/export/summary")[0] == 200, "the stalled export to be given up")
         assert not reader.rest().endswith(LAST_CHUNK)
+        reader.close()
+
+
+def test_a_client_that_pauses_for_less_than_the_setting_gets_it_whole(
+    filled: None, serve: Callable[..., Any]
+) -> None:
+    timeout_s = 5
+    with serve(GUNICORN_CMD_ARGS=f"--timeout {timeout_s}") as server:
+        reader = Reader(server.port, GRID)
+        time.sleep(timeout_s * 2)
+        assert body(reader.rest()).count(b"\n") == ACCOUNTS * DAYS
         reader.close()
 
 

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from pipeline import lanes
 from pipeline.app import make_celery
-from pipeline.messages import publish_jobs
+from pipeline.messages import Refused, declare_lanes, publish_jobs
 from pipeline.records import Job, Lane
 from tests.brokers import Broker, received
 from tests.fakes import settings
@@ -73,6 +73,21 @@ def test_jobs_for_a_broker_that_is_away_are_refused_soon(celery: Celery, broker:
         publish_jobs(celery, [job()])
 
     assert time.monotonic() - began < 10
+
+
+def test_a_broker_that_goes_away_while_queues_are_declared_is_one_that_is_away(
+    celery: Celery, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = lanes.queue
+
+    def one_that_comes_too_late(platform: str, lane: Lane) -> Queue:
+        broker.stop()
+        return queue(platform, lane)
+
+    monkeypatch.setattr(lanes, "queue", one_that_comes_too_late)
+    with pytest.raises(OperationalError) as raised:
+        declare_lanes(celery, "x")
+    assert not isinstance(raised.value, Refused)
 
 
 def test_a_queue_that_was_declared_otherwise_is_named_with_what_differs(rabbitmq: RabbitMQ, redis_url: str) -> None:
