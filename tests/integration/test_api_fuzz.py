@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,10 @@ PATHS = [
 ]
 
 
+# Well below the server's `keepalive`: a busy machine takes seconds between two examples.
+IDLE_S = 2
+
+
 class Wire:
     """A connection that sends bytes as they are."""
 
@@ -132,6 +137,7 @@ class Wire:
         self.told: Mapping[str, Any] = server.json("/openapi.json")
         self._port = server.port
         self._socket: socket.socket | None = None
+        self._answered_at = time.monotonic()
 
     def ask(
         self, method: str, target: bytes, headers: Mapping[str, bytes] | None = None, body: bytes = b""
@@ -140,12 +146,15 @@ class Wire:
         lines += [name.encode() + b": " + value for name, value in (headers or {}).items()]
         if body or method in ("POST", "PATCH"):
             lines.append(b"Content-Length: " + str(len(body)).encode())
+        if time.monotonic() - self._answered_at > IDLE_S:  # the server may close it at any moment
+            self.close()
         if self._socket is None:
             self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=30)
         self._socket.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + body)
         answer = http.client.HTTPResponse(self._socket, method=method)
         answer.begin()
         said = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        self._answered_at = time.monotonic()
         if answer.will_close:
             self.close()
         return said
