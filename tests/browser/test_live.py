@@ -98,7 +98,7 @@ def test_the_pages_of_accounts_follow_too(open_page: Open, site: Site, purge: Pu
 def test_the_end_of_a_reading_is_told_and_the_corner_empties(open_page: Open, site: Site, purge: Purger) -> None:
     page = open_page("/")
     corner = page.locator("[data-live-note]")
-    expect(corner).to_contain_text("Reading accounts: ")
+    expect(corner).to_contain_text("Reading accounts: ", timeout=PATIENCE_MS)
 
     _due(site, "gaps", datetime.now(UTC) + timedelta(days=1))
 
