@@ -431,7 +431,10 @@ def sweeps(one: Machine, size: Size) -> Chapter:
         points.append((float(count), min(_sum(of) for of in spent)))
     measured = Measured()
     measured.add("CPU of a sweep of all", points, "s", SWEPT)
-    return measured.chapter(f"A sweep in batches of {BATCH}, by the number of accounts", "")
+    return measured.chapter(
+        f"A sweep in batches of {BATCH}, by the number of accounts",
+        "each job reads every row of the list of accounts three times: 1.18",
+    )
 
 
 def _list_afresh(engine: Engine, count: int) -> None:
