@@ -7,7 +7,7 @@ when it is asked of the first is then planned in the second.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -55,26 +55,36 @@ class Asked(Struct, frozen=True):
     """What is asked, and the spans of days that its answer needs; none where it is made of what is kept beside the days.
 
     Of a `page` it isn't known beforehand how many days fill it: they are gone through in their order until it is full,
-    so that its plan names all that may follow.
+    so that its plan names all that may follow. What is asked of `all` accounts needs every row of its days.
     """
 
     name: str
     ask: Callable[[InProcess], object]
     spans: Sequence[tuple[date, date]] = ()
     is_page: bool = False
+    is_of_all: bool = False
 
     @property
     def needs(self) -> int:
         """Return how many partitions these days lie in: one a month."""
-        days = (first + timedelta(days=n) for first, last in self.spans for n in range((last - first).days + 1))
-        return len({(day.year, day.month) for day in days})
+        return len({_partition(day) for day in self._days})
+
+    def rightly_whole(self, days: Iterable[date]) -> set[str]:
+        """Return the partitions of `days` in which every row is needed, as in a month's that began today."""
+        if not self.is_of_all:
+            return set()
+        return {_partition(day) for day in days} - {_partition(day) for day in set(days) - self._days}
+
+    @property
+    def _days(self) -> set[date]:
+        return {first + timedelta(days=n) for first, last in self.spans for n in range((last - first).days + 1)}
 
 
 class Plan(Struct, frozen=True):
     """What PostgreSQL would do for an answer, as far as it concerns snapshots.
 
-    `named` partitions stand in the plan, `whole` ones would be read from end to end; `read` were read where the rows
-    really are. `rows` is what it expects to find.
+    `named` partitions stand in the plan, `whole` ones would be read from end to end though some rows aren't needed;
+    `read` were read where the rows really are. `rows` is what it expects to find.
     """
 
     asked: Asked
@@ -99,7 +109,7 @@ def run(one: Machine, size: Size) -> Chapter:
         small.cursor() as there,
         large.cursor() as here,
     ):
-        plans = [_plan(api, asked, there, here) for asked in _asks(one, size, today)]
+        plans = [_plan(api, asked, days, there, here) for asked in _asks(one, size, today)]
         here.execute(_SIZE)
         rows, number = here.fetchone()
     return Chapter(
@@ -148,18 +158,23 @@ def _asks(one: Machine, size: Size, today: date) -> Iterator[Asked]:
     )
     yield Asked("the grid as people see it", get("/grid"), [since(30)])
     yield Asked(
-        "totals, and their change in a year", get(f"/api/totals?{between}"), [counting(year[0]), counting(today)]
+        "totals, and their change in a year",
+        get(f"/api/totals?{between}"),
+        [counting(year[0]), counting(today)],
+        is_of_all=True,
     )
     # Of the days that are over the totals are kept.
     yield Asked(
         "a year's totals, day by day",
         get(f"/api/totals?group=day&{between}"),
         [counting(year[0]), counting(today - day), counting(today)],
+        is_of_all=True,
     )
     yield Asked(
         "a weekly report",
         lambda api: facts.gather(settings, api.engine, None, week, datetime.now(UTC)),
         [counting(week.before), counting(week.last)],
+        is_of_all=True,
     )
 
 
@@ -168,7 +183,7 @@ def _got(api: InProcess, path: str) -> None:
     assert answer.status_code == 200, (path, answer.text)
 
 
-def _plan(api: InProcess, asked: Asked, there: Any, here: Any) -> Plan:
+def _plan(api: InProcess, asked: Asked, days: Sequence[date], there: Any, here: Any) -> Plan:
     with sent(api.engine) as statements:
         asked.ask(api)
     named, whole, read, rows = set[str](), set[str](), set[str](), 0.0
@@ -186,7 +201,12 @@ def _plan(api: InProcess, asked: Asked, there: Any, here: Any) -> Plan:
         read |= {node["Relation Name"] for node in done if _is_of_days(node) and node["Actual Loops"]}
     here.execute(_EMPTY)
     empty = {name for (name,) in here.fetchall()}
-    return Plan(asked, len(named - empty), len(whole - empty), len(read - empty), rows)
+    needless = whole - empty - asked.rightly_whole(days)
+    return Plan(asked, len(named - empty), len(needless), len(read - empty), rows)
+
+
+def _partition(day: date) -> str:
+    return partitions.name_of(day.replace(day=1))
 
 
 def _is_of_days(node: Mapping[str, Any]) -> bool:
