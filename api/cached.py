@@ -30,7 +30,7 @@ _LONGEST_COUNTED = 1_000
 class Given(Struct, frozen=True):
     """What a request was answered with. `asked` is None if that is nothing to warm: too long, or not there.
 
-    `made_of` are the headers of these very bytes.
+    `made_of` are the headers of these very bytes. One that `is_shared` may be in Redis, too.
     """
 
     asked: Asked | None
@@ -40,6 +40,7 @@ class Given(Struct, frozen=True):
     answer: Answer
     etag: str
     made_of: Headers
+    is_shared: bool
 
 
 class Cached:
@@ -58,7 +59,16 @@ class Cached:
         self._cdn = cdn
         self._pages = pages
 
-    async def give(self, req: Request, resp: Response, *, ttl_s: int, read: Read, media_type: str = JSON) -> None:
+    async def give(
+        self,
+        req: Request,
+        resp: Response,
+        *,
+        ttl_s: int,
+        read: Read,
+        media_type: str = JSON,
+        is_shared: bool = True,
+    ) -> None:
         """Answer with what the caches hold for this path and query, or with what `read` makes.
 
         What else the resource says in headers it says before this; the answer depends on path, query and Accept alone.
@@ -69,7 +79,14 @@ class Cached:
         coding = encodings.negotiate(req.get_header("Accept-Encoding"))
         stamp = self._cdn.stamp() if self._cdn else 0
         want = self.want(
-            req.path, req.context.params, str(req.uri_template), coding, ttl_s=ttl_s, read=read, media_type=media_type
+            req.path,
+            req.context.params,
+            str(req.uri_template),
+            coding,
+            ttl_s=ttl_s,
+            read=read,
+            media_type=media_type,
+            is_shared=is_shared,
         )
         given, (kept, variant, level) = await self.take(want, _asked(req))
         if kept.answer.status == 404 and media_type == HTML and problems.is_for_people(req):
@@ -109,11 +126,19 @@ class Cached:
         ttl_s: int,
         read: Read,
         media_type: str,
+        is_shared: bool = True,
     ) -> Want:
         """Return what is asked for by a path of this template and these parameters, as the caches know it."""
         made_with = self._pages if media_type == HTML else ""
         key = Key(path, tuple(sorted(params.items())), media_type, made_with)
-        return Want(key=key, coding=coding, ttl_s=ttl_s, read=scoped(template, read), counts=self._stats.of(template))
+        return Want(
+            key=key,
+            coding=coding,
+            ttl_s=ttl_s,
+            read=scoped(template, read),
+            counts=self._stats.of(template),
+            is_shared=is_shared,
+        )
 
     async def take(self, want: Want, asked: Asked) -> tuple[Given, Hit]:
         """Return what the caches hold, or what is made now, for a request in these words."""
@@ -124,7 +149,14 @@ class Cached:
             headers = kept.headers[variant.etag] = _headers(kept.answer, variant, want.key.media_type)
         is_counted = kept.answer.status == 200 and sum(map(len, filter(None, asked))) <= _LONGEST_COUNTED
         given = Given(
-            asked if is_counted else None, want.key, want.coding, want.counts, kept.answer, variant.etag, headers
+            asked if is_counted else None,
+            want.key,
+            want.coding,
+            want.counts,
+            kept.answer,
+            variant.etag,
+            headers,
+            want.is_shared,
         )
         return given, hit
 

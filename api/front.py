@@ -203,7 +203,7 @@ class Front:
     async def answer(self, question: Question, peer: str, began: float) -> Ready | Met | None:
         """Return the same as `give`, or what the second level has of it, or what is made now; or what went wrong then."""
         ready = self.give(question, peer, began)
-        if ready is None and question.known and question.head:
+        if ready is None and question.known and question.head and question.known.given.is_shared:
             given = question.known.given
             hit = await self._answers.fetch(given.key, given.coding, given.counts)
             ready = self._ready(question, question.known, hit, peer, began)
@@ -243,7 +243,7 @@ class Front:
         asked = question.asked
         try:
             params = parameters(asked.query)
-            read, media_type = place.resource.reading(asked.path, params, {}, asked.accept or "*/*")
+            how = place.resource.reading(asked.path, params, {}, asked.accept or "*/*")
         except Problem:  # who may not ask at all mustn't be told of it: the long way knows
             return None
         admitted = self._callers.admit(question.authorization, place.operation, peer, question.forwarded)
@@ -251,9 +251,7 @@ class Front:
             return None
         request_id = id_from(question.request_id)
         coding = encodings.negotiate(asked.accept_encoding)
-        want = self._cached.want(
-            asked.path, params, place.template, coding, ttl_s=place.ttl_s, read=read, media_type=media_type
-        )
+        want = self._cached.want(asked.path, params, place.template, coding, ttl_s=place.ttl_s, **how._asdict())
         try:
             with structlog.contextvars.bound_contextvars(request_id=request_id):
                 given, hit = await within(self._cached.take(want, asked), self._timeout_s)

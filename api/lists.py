@@ -78,10 +78,11 @@ class Opened(Struct, frozen=True, kw_only=True):
 
 
 class Reading(NamedTuple):
-    """How an answer is made, and what it is."""
+    """How an answer is made, what it is, and whether all processes share it."""
 
     read: Read
     media_type: str
+    is_shared: bool
 
 
 class ListResource(Generic[Query]):
@@ -120,15 +121,16 @@ class ListResource(Generic[Query]):
             onward = _onward(query, path, params, found)
             return _content(Rows(self.rows, names, found.rows), query, opened, onward, as_format)
 
-        return Reading(read, MEDIA_TYPES[as_format])
+        # Who walks through a list to its end comes by once: what others ask for stays in Redis, and nothing waits for it.
+        return Reading(read, MEDIA_TYPES[as_format], query.cursor is None)
 
     async def on_get(self, req: Request, resp: Response, **where: str) -> None:
-        read, media_type = self.reading(req.path, req.context.params, where, req.accept)
+        how = self.reading(req.path, req.context.params, where, req.accept)
         resp.append_header("Vary", "Accept")
         if self.ttl_s is None:
-            await give_fresh(self.room, req, resp, read=read, media_type=media_type)
+            await give_fresh(self.room, req, resp, read=how.read, media_type=how.media_type)
         else:
-            await self.room.cached.give(req, resp, ttl_s=self.ttl_s, read=read, media_type=media_type)
+            await self.room.cached.give(req, resp, ttl_s=self.ttl_s, **how._asdict())
 
     on_head = on_get
 

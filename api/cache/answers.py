@@ -43,13 +43,17 @@ Hit = tuple[Kept, Variant, Level]
 
 
 class Want(Struct, frozen=True, kw_only=True):
-    """What is asked for, in which encoding; how it is read where no cache holds it, and where that is counted."""
+    """What is asked for, in which encoding; how it is read where no cache holds it, and where that is counted.
+
+    What isn't shared never goes to Redis: it's asked for once by most, and to read it costs no more than to keep it there.
+    """
 
     key: Key
     coding: str
     ttl_s: float
     read: Read
     counts: Counts
+    is_shared: bool = True
 
 
 class Answers:
@@ -131,7 +135,7 @@ class Answers:
         while True:
             # The stamps are taken before anything is read: a commit in between makes the answer invalid, not wrong.
             heard, at = self._purges.stamp(), time.monotonic()
-            found = await self._shared.look(want.key, want.coding, take=take)
+            found = await self._shared.look(want.key, want.coding, take=take) if want.is_shared else Found()
             is_behind = found.answer is not None and self._memory.is_behind(found.answer)
             if found.token or found.stamp is None or is_behind or at > gives_up_at:
                 return await self._read(want, Stamps(heard, found.stamp, at), found.token), "miss"
@@ -156,7 +160,8 @@ class Answers:
         kept = self._keep(
             want.key, want.counts, answer, variant, read_at=stamps.at, stamp=stamps.heard, unseen_since=None
         )
-        await self._shared.keep(want.key, answer, variant.coding, kept_as, stamps, token)
+        if kept_as is not None:
+            await self._shared.keep(want.key, answer, variant.coding, kept_as, stamps, token)
         return kept
 
     def _make(
@@ -165,7 +170,7 @@ class Answers:
         want: Want,
         now: Stamps,
         before: Kept | None,
-    ) -> tuple[Answer, Variant, Stamps, bytes]:
+    ) -> tuple[Answer, Variant, Stamps, bytes | None]:
         ttl_s = want.ttl_s
         try:
             content, stamps = read(want.read, now)
@@ -177,7 +182,7 @@ class Answers:
             variant = before.variants[want.coding]
         else:
             variant = variant_of(answer, content.body, want.coding)
-        return answer, variant, stamps, packed(variant)
+        return answer, variant, stamps, None if now.shared is None else packed(variant)
 
     def _adopt(self, key: Key, counts: Counts, found: Found, heard: int, at: float) -> Kept:
         assert found.answer and found.variant

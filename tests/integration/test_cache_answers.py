@@ -122,6 +122,46 @@ def test_a_long_answer_is_kept_in_few_bytes_and_comes_back_as_it_was(
     assert (again.content, again.headers["etag"]) == (first.content, first.headers["etag"])
 
 
+@pytest.mark.usefixtures("many")
+def test_who_walks_through_a_list_puts_nothing_into_redis_and_others_still_get_their_own(
+    api: InProcess, database_url: str, redis_url: str
+) -> None:
+    path = "/api/summary?per_page=7"
+    first = api.get(path)
+    assert first.headers["x-cache"] == "miss"
+    seen, cursor = len(first.json["items"]), first.json["next_cursor"]
+    walked = []
+    while cursor:
+        walked.append(f"{path}&cursor={cursor}")
+        answer = api.get(walked[-1])
+        assert answer.headers["x-cache"] == "miss"
+        seen, cursor = seen + len(answer.json["items"]), answer.json["next_cursor"]
+    assert seen == 60
+    assert {api.get(url).headers["x-cache"] for url in walked} == {"l1"}
+    with Redis.from_url(redis_url) as client:
+        wait_for(lambda: bool(client.keys(f"{VALUE_KEY}*")), "the first page in Redis")
+        assert len(client.keys("rollcall:cache:value:*")) == 1
+        assert not client.keys("rollcall:cache:flight:*")
+    with in_process(fakes.settings(database_url, redis_url)) as process:
+        process.wait_until_it_hears_purges()
+        assert process.get(path).headers["x-cache"] == "l2"
+        for url in walked:
+            again = process.get(url)
+            assert (again.headers["x-cache"], again.content) == ("miss", api.get(url).content)
+
+
+@pytest.mark.usefixtures("many")
+def test_a_page_behind_a_cursor_shows_a_commit_as_the_first_one_does(
+    api: InProcess, engine: Engine, database_url: str, redis_url: str
+) -> None:
+    path = f"/api/summary?per_page=7&cursor={api.get('/api/summary?per_page=7').json['next_cursor']}"
+    key = api.get(path).json["items"][0]["account_key"]
+    with transaction(engine) as conn:
+        keep(conn, key, 123_456_789)
+    purger(fakes.settings(database_url, redis_url)).purge({"summary"})
+    wait_for(lambda: api.get(path).json["items"][0]["followers"] == 123_456_789, "the new number")
+
+
 def test_headers_that_a_page_gives_are_the_same_from_memory(api: InProcess) -> None:
     first, again = api.get("/"), api.get("/")
     assert again.headers["x-cache"] == "l1"

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
+from api.cache import threads as pool
 from api.cache.threads import Threads
 
 PATIENCE_S = 60
@@ -73,6 +74,44 @@ def test_no_more_is_done_at_a_time_than_there_are_threads(threads: Threads) -> N
     for one in busy:
         one.end()
     assert third.result(PATIENCE_S) != threading.get_ident()
+
+
+def test_few_read_at_a_time_and_a_further_one_begins_when_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_SLOW_S", 60.0)
+
+    async def ask() -> None:
+        with Threads(8) as threads:
+            ends = [threading.Event() for _ in range(4)]
+            began = [threading.Event() for _ in range(4)]
+            reads = [threads.run(lambda n=n: (began[n].set(), ends[n].wait(PATIENCE_S))) for n in range(4)]
+            for one in began[:2]:
+                assert await asyncio.to_thread(one.wait, PATIENCE_S)
+            assert not await asyncio.to_thread(began[2].wait, 0.1), "it takes turns with the others"
+            ends[1].set()
+            assert await asyncio.to_thread(began[2].wait, PATIENCE_S)
+            assert not began[3].is_set()
+            for one in ends:
+                one.set()
+            await asyncio.gather(*reads)
+
+    asyncio.run(ask())
+
+
+def test_reads_that_wait_for_something_keep_no_other_from_beginning() -> None:
+    async def ask() -> None:
+        with Threads(4) as threads:
+            end, began = threading.Event(), threading.Semaphore(0)
+            reads = [threads.run(lambda: (began.release(), end.wait())) for _ in range(6)]
+            try:
+                for _ in range(4):
+                    assert await asyncio.to_thread(began.acquire, timeout=PATIENCE_S)
+                assert not await asyncio.to_thread(began.acquire, timeout=0.1), "there are four threads"
+            finally:
+                end.set()
+            await asyncio.gather(*reads)
+
+    asyncio.run(ask())
+    asyncio.run(ask())  # on another loop, as well
 
 
 def test_who_goes_away_in_line_takes_his_work_along(threads: Threads) -> None:
