@@ -18,7 +18,7 @@ from pipeline.metrics import Times
 T = TypeVar("T")
 
 # So many reads are made at a time, one with Python's lock and one at the database. Further ones take turns with them: with
-# eight a page of a list costs a fifth more, and half of the requests take twice as long.
+# eight a page of a list costs a quarter more (docs/performance.md).
 _AT_ONCE = 2
 # What takes longer waits for the database, and counts no more.
 _SLOW_S = 0.02
@@ -166,9 +166,10 @@ class Threads(Executor):
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            self._hand_on()
+            if not self._is_ending:  # then those that are busy do the rest
+                self._hand_on()
         self._watching = None
-        if self._line:
+        if self._line and not self._is_ending:
             self._watch(loop)
 
     def _do_all(self, inbox: _Inbox) -> None:
